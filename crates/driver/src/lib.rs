@@ -1,0 +1,1 @@
+//! The software that drives a remapping unit as a kernel would.

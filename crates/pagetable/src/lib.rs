@@ -1,0 +1,1 @@
+//! I/O page tables: walkers as hardware has them, editors as drivers have them.

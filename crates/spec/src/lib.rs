@@ -1,0 +1,2 @@
+//! The vocabulary and the bit layouts of the IOMMU specifications.
+#![no_std]

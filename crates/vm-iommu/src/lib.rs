@@ -1,0 +1,1 @@
+//! The IOMMU that a virtual machine monitor embeds.

@@ -1,0 +1,2 @@
+//! The reference virtual machine monitor.
+fn main() {}
