@@ -36,4 +36,11 @@ pub trait TableMemory: Send + Sync {
     /// # Errors
     /// [`BadAddress`] if the word is misaligned or not in memory.
     fn store(&self, address: PhysAddr, value: u64) -> Result<(), BadAddress>;
+
+    /// Stores the 32-bit `value` at `address`, a multiple of 4, with release ordering: the width
+    /// of the status words that units write.
+    ///
+    /// # Errors
+    /// [`BadAddress`] if the word is misaligned or not in memory.
+    fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress>;
 }
