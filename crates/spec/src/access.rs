@@ -53,13 +53,15 @@ impl fmt::Debug for Access {
 
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match (self.contains(Self::ATOMIC), self.reads(), self.writes()) {
-            (true, ..) => "atomic",
-            (false, true, true) => "read-write",
-            (false, true, false) => "read",
-            (false, false, true) => "write",
-            (false, false, false) => "no access",
-        })?;
+        f.write_str(
+            match (self.contains(Self::ATOMIC), self.reads(), self.writes()) {
+                (true, ..) => "atomic",
+                (false, true, true) => "read-write",
+                (false, true, false) => "read",
+                (false, false, true) => "write",
+                (false, false, false) => "no access",
+            },
+        )?;
         if self.contains(Self::EXECUTE) {
             f.write_str("+execute")?;
         }

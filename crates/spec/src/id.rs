@@ -101,7 +101,11 @@ impl Pasid {
 
     /// An identifier; `None` above [`MAX`](Self::MAX).
     pub const fn new(raw: u32) -> Option<Self> {
-        if raw <= Self::MAX.0 { Some(Self(raw)) } else { None }
+        if raw <= Self::MAX.0 {
+            Some(Self(raw))
+        } else {
+            None
+        }
     }
 
     /// The number.

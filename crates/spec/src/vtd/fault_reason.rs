@@ -93,6 +93,11 @@ impl FaultReason {
 
 impl fmt::Display for FaultReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (VT-d fault reason {:#04x})", self.text(), self.code())
+        write!(
+            f,
+            "{} (VT-d fault reason {:#04x})",
+            self.text(),
+            self.code()
+        )
     }
 }

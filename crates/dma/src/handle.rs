@@ -1,0 +1,340 @@
+//! A device's hand on memory.
+
+use std::cell::RefCell;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use thiserror::Error;
+use vm_iommu_spec::{
+    Access, AddressType, DmaRequest, Fault, FaultReason, Iova, MSI_WINDOW, MsiMessage, Pasid,
+    PhysAddr,
+};
+use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
+
+use crate::{DmaPort, DmaRemapper, DmaSession, EpochSlot, IotlbEntry, Space, Translation};
+
+/// The most bytes copied within one epoch, so that a drain ends soon.
+const CHUNK: usize = 16 * 1024;
+
+/// An access that stopped: how far it came, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("DMA stopped after {done} bytes: {fault}")]
+pub struct Partial {
+    /// Bytes moved before the fault, from the start of the range.
+    pub done: usize,
+    /// Why it stopped.
+    #[source]
+    pub fault: Fault,
+}
+
+/// A device's, or one queue's, hand on memory.
+///
+/// A handle belongs to one thread at a time: it is `Send`, not `Sync`. Every access passes the
+/// function's Bus Master Enable, the unit if there is one, and ends in memory or in a fault.
+pub struct DmaHandle {
+    port: Arc<DmaPort>,
+    pasid: Option<Pasid>,
+    slot: Arc<EpochSlot>,
+    /// The space that the requester is bound to, by raw requester id.
+    bound: RefCell<Option<(u32, Arc<Space>)>>,
+}
+
+/// Host memory behind the start of a range.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece {
+    pub(crate) host: NonNull<u8>,
+    pub(crate) len: usize,
+}
+
+impl DmaHandle {
+    pub(crate) fn new(port: Arc<DmaPort>, pasid: Option<Pasid>) -> Self {
+        let slot = port.upstream().epochs.register();
+        Self {
+            port,
+            pasid,
+            slot,
+            bound: RefCell::default(),
+        }
+    }
+
+    /// The port that the handle belongs to.
+    pub fn port(&self) -> &Arc<DmaPort> {
+        &self.port
+    }
+
+    /// Reads `buffer.len()` bytes from `address`.
+    ///
+    /// # Errors
+    /// The fault that stopped it and the bytes read before.
+    pub fn read(&self, address: Iova, buffer: &mut [u8]) -> Result<(), Partial> {
+        self.transfer(address, buffer.len(), Access::READ, |done, memory| {
+            memory.copy_to(&mut buffer[done..done + memory.len()]);
+        })
+    }
+
+    /// Writes `data` to `address`. An aligned doubleword without PASID to the interrupt address
+    /// range is an interrupt.
+    ///
+    /// # Errors
+    /// The fault that stopped it and the bytes written before.
+    pub fn write(&self, address: Iova, data: &[u8]) -> Result<(), Partial> {
+        if self.pasid.is_none()
+            && MSI_WINDOW.contains(&address)
+            && address.is_aligned(4)
+            && let Ok(data) = <[u8; 4]>::try_from(data)
+        {
+            let message = MsiMessage {
+                address: address.0,
+                data: u32::from_le_bytes(data),
+            };
+            return self.port.signal_msi(message).map_err(|reason| Partial {
+                done: 0,
+                fault: self.request(address, Access::WRITE).fault(reason),
+            });
+        }
+        self.transfer(address, data.len(), Access::WRITE, |done, memory| {
+            memory.copy_from(&data[done..done + memory.len()]);
+        })
+    }
+
+    /// Loads one naturally aligned value in a single access.
+    ///
+    /// # Errors
+    /// The fault; [`FaultReason::Misaligned`] if `address` is not a multiple of the size.
+    pub fn load<T: AtomicAccess>(&self, address: Iova, order: Ordering) -> Result<T, Fault> {
+        self.atomically::<T, _>(address, Access::READ, |memory| memory.load(0, order))
+    }
+
+    /// Stores one naturally aligned value in a single access.
+    ///
+    /// # Errors
+    /// The fault; [`FaultReason::Misaligned`] if `address` is not a multiple of the size.
+    pub fn store<T: AtomicAccess>(
+        &self,
+        address: Iova,
+        value: T,
+        order: Ordering,
+    ) -> Result<(), Fault> {
+        self.atomically::<T, _>(address, Access::WRITE, |memory| {
+            memory.store(value, 0, order)
+        })
+    }
+
+    /// Whether an access to `len` bytes from `address` would succeed now. Nothing is recorded.
+    ///
+    /// # Errors
+    /// The fault that it would meet.
+    pub fn check(&self, address: Iova, len: usize, access: Access) -> Result<(), Fault> {
+        let mut request = self.request(address, access);
+        request.probe = true;
+        self.check_range(&request, len)?;
+        let mut done = 0;
+        while done < len {
+            request.address = Iova(address.0 + done as u64);
+            let _epoch = self.enter();
+            done += self.resolve(&request, len - done)?.len;
+        }
+        Ok(())
+    }
+
+    /// Begins a session: one epoch in which several accesses are made, through
+    /// [`vm_memory::GuestMemory`]. Keep it short and free of blocking work: an invalidation waits
+    /// for it.
+    pub fn session(&mut self) -> DmaSession<'_> {
+        DmaSession::new(self)
+    }
+
+    pub(crate) fn request(&self, address: Iova, access: Access) -> DmaRequest {
+        DmaRequest {
+            requester: self.port.requester(),
+            pasid: self.pasid,
+            address,
+            access,
+            address_type: AddressType::Untranslated,
+            probe: false,
+        }
+    }
+
+    /// The checks that precede any lookup: the end of the address space, and the interrupt range.
+    pub(crate) fn check_range(&self, request: &DmaRequest, len: usize) -> Result<(), Fault> {
+        if len == 0 {
+            return Ok(());
+        }
+        let Some(last) = request.address.last_byte(len as u64) else {
+            return Err(request.fault(FaultReason::AddressWrap));
+        };
+        if self.pasid.is_none()
+            && request.address <= *MSI_WINDOW.end()
+            && last >= *MSI_WINDOW.start()
+        {
+            return Err(request.fault(FaultReason::InterruptRange));
+        }
+        Ok(())
+    }
+
+    fn transfer(
+        &self,
+        address: Iova,
+        len: usize,
+        access: Access,
+        mut copy: impl FnMut(usize, VolatileSlice<'_>),
+    ) -> Result<(), Partial> {
+        let mut request = self.request(address, access);
+        let mut done = 0;
+        self.check_range(&request, len)
+            .map_err(|fault| Partial { done, fault })?;
+        while done < len {
+            request.address = Iova(address.0 + done as u64);
+            let _epoch = self.enter();
+            let piece = self
+                .resolve(&request, CHUNK.min(len - done))
+                .map_err(|fault| Partial { done, fault })?;
+            // SAFETY: the epoch keeps the piece's memory reachable to the end of the copy.
+            copy(done, unsafe {
+                VolatileSlice::new(piece.host.as_ptr(), piece.len)
+            });
+            done += piece.len;
+        }
+        Ok(())
+    }
+
+    fn atomically<T, R>(
+        &self,
+        address: Iova,
+        access: Access,
+        operate: impl FnOnce(VolatileSlice<'_>) -> Result<R, vm_memory::VolatileMemoryError>,
+    ) -> Result<R, Fault> {
+        let request = self.request(address, access);
+        let size = size_of::<T>();
+        self.check_range(&request, size)?;
+        if !address.is_aligned(size as u64) {
+            return Err(request.fault(FaultReason::Misaligned));
+        }
+        let _epoch = self.enter();
+        let piece = self.resolve(&request, size)?;
+        // SAFETY: as in `transfer`.
+        let memory = unsafe { VolatileSlice::new(piece.host.as_ptr(), piece.len) };
+        operate(memory).map_err(|_| request.fault(FaultReason::Misaligned))
+    }
+
+    fn enter(&self) -> EpochGuard<'_> {
+        self.begin_epoch();
+        EpochGuard(&self.slot)
+    }
+
+    /// Enters an epoch; [`end_epoch`](Self::end_epoch) must follow.
+    pub(crate) fn begin_epoch(&self) {
+        self.slot.enter(&self.port.upstream().epochs);
+    }
+
+    /// Ends the epoch.
+    pub(crate) fn end_epoch(&self) {
+        self.slot.leave();
+    }
+
+    /// Host memory for the start of `request`, at most `len` bytes. The caller is inside an
+    /// epoch and did [`check_range`](Self::check_range).
+    pub(crate) fn resolve(&self, request: &DmaRequest, len: usize) -> Result<Piece, Fault> {
+        if let Some(reason) = self.port.refusal() {
+            return Err(request.fault(reason));
+        }
+        match &self.port.upstream().remapper {
+            None => self.resolve_output(request, PhysAddr(request.address.0), len),
+            Some(remapper) => self.resolve_remapped(remapper.as_ref(), request, len),
+        }
+    }
+
+    fn resolve_output(
+        &self,
+        request: &DmaRequest,
+        output: PhysAddr,
+        len: usize,
+    ) -> Result<Piece, Fault> {
+        let range = self
+            .port
+            .upstream()
+            .output
+            .resolve(output)
+            .map_err(|reason| request.fault(reason))?;
+        let offset = output.0 - range.start.0;
+        Ok(Piece {
+            // SAFETY: `resolve` yields a range that contains `output`.
+            host: unsafe { range.host.add(offset as usize) },
+            len: len.min((range.len - offset) as usize),
+        })
+    }
+
+    fn resolve_remapped(
+        &self,
+        remapper: &dyn DmaRemapper,
+        request: &DmaRequest,
+        len: usize,
+    ) -> Result<Piece, Fault> {
+        let mut bound = self.bound.borrow_mut();
+        let raw = request.requester.raw();
+        let space = match &mut *bound {
+            Some((requester, space)) if *requester == raw && !space.is_stale() => &*space,
+            other => {
+                *other = None;
+                &other.insert((raw, remapper.bind(request)?)).1
+            }
+        };
+        let iotlb = remapper.iotlb();
+        let token = match iotlb.lookup(space.tag(), request.address, request.access) {
+            Ok(entry) => return Ok(piece_of(&entry, request.address, len)),
+            Err(token) => token,
+        };
+        let translation = remapper.translate(space, request)?;
+        let offset = request.address.offset_in(1 << translation.page_shift);
+        let output = PhysAddr(translation.output.0 + offset);
+        let page_rest = (1_u64 << translation.page_shift) - offset;
+        let piece = self.resolve_output(request, output, page_rest.min(len as u64) as usize)?;
+        if !request.probe
+            && let Some(entry) = self.cacheable(request.address, &translation)
+        {
+            iotlb.insert(token, entry);
+        }
+        Ok(piece)
+    }
+
+    /// The largest part of a translated page around `address` that one run of host memory holds.
+    fn cacheable(&self, address: Iova, translation: &Translation) -> Option<IotlbEntry> {
+        let page_offset = address.offset_in(1 << translation.page_shift);
+        let output = PhysAddr(translation.output.0 + page_offset);
+        let range = self.port.upstream().output.resolve(output).ok()?;
+        (12..=translation.page_shift).rev().find_map(|shift| {
+            let start = output.align_down(1 << shift);
+            let offset = start.0.checked_sub(range.start.0)?;
+            if range.len.checked_sub(offset)? < 1 << shift {
+                return None;
+            }
+            Some(IotlbEntry {
+                page: address.align_down(1 << shift),
+                page_shift: shift,
+                permissions: translation.permissions,
+                // SAFETY: `offset` is within the run.
+                host: unsafe { range.host.add(offset as usize) },
+            })
+        })
+    }
+}
+
+fn piece_of(entry: &IotlbEntry, address: Iova, len: usize) -> Piece {
+    let offset = address.offset_in(1 << entry.page_shift);
+    let rest = (1_u64 << entry.page_shift) - offset;
+    Piece {
+        // SAFETY: the entry's page is host memory as a whole, and `offset` is within it.
+        host: unsafe { entry.host.add(offset as usize) },
+        len: rest.min(len as u64) as usize,
+    }
+}
+
+/// Ends the epoch when dropped.
+struct EpochGuard<'a>(&'a EpochSlot);
+
+impl Drop for EpochGuard<'_> {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}

@@ -1,0 +1,50 @@
+//! What a unit answers about DMA.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use vm_iommu_spec::{Access, DmaRequest, Fault, Iova, Pasid, PhysAddr, RequesterId};
+
+use crate::{Iotlb, Space};
+
+/// The outcome of a translation: where a page lies and what may be done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// The output address of the first byte of the page.
+    pub output: PhysAddr,
+    /// The size of the page, as a power of two in bytes: 12 is 4 KiB.
+    pub page_shift: u8,
+    /// What later requests may do with the page without asking again. Write is absent from a
+    /// page that is writable, but whose dirty bit is still to be set.
+    pub permissions: Access,
+}
+
+/// A unit's DMA remapping, asked on a miss only.
+///
+/// Both calls come from device threads inside an epoch; they must take no lock that is held while
+/// the unit waits for a drain.
+pub trait DmaRemapper: Send + Sync {
+    /// The address space of a requester, through the context cache.
+    ///
+    /// `request` is the access that asks: its fault names it, and is recorded unless it is a probe.
+    ///
+    /// # Errors
+    /// The fault, once recorded.
+    fn bind(&self, request: &DmaRequest) -> Result<Arc<Space>, Fault>;
+
+    /// Translates the page of `request` in `space`, by walking tables.
+    ///
+    /// # Errors
+    /// The fault, once recorded.
+    fn translate(&self, space: &Space, request: &DmaRequest) -> Result<Translation, Fault>;
+
+    /// The translation cache that the unit invalidates.
+    fn iotlb(&self) -> &Arc<Iotlb>;
+}
+
+/// The translation cache that a device keeps for itself (Address Translation Services).
+pub trait DeviceTlb: Send + Sync {
+    /// Drops every translation of `range`, for `pasid` if named, and returns when the device uses
+    /// none of them any more. Must not block on work that the guest can stretch.
+    fn invalidate(&self, requester: RequesterId, pasid: Option<Pasid>, range: RangeInclusive<Iova>);
+}

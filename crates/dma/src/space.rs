@@ -1,0 +1,90 @@
+//! Address spaces: what a requester's context entry resolved to.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use vm_iommu_spec::DomainId;
+
+/// The tag under which a domain's translations are cached.
+///
+/// A unit keeps one for each domain identifier in use. Giving it a fresh value
+/// ([`Iotlb::invalidate_tag`](crate::Iotlb::invalidate_tag)) makes everything cached under the old
+/// one unreachable at once.
+#[derive(Debug)]
+pub struct Tag(AtomicU64);
+
+impl Tag {
+    pub(crate) fn new(value: u64) -> Self {
+        Self(AtomicU64::new(value))
+    }
+
+    /// The current value.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::SeqCst);
+    }
+}
+
+/// The address space that a requester is bound to: the outcome of a unit's context lookup, shared
+/// by the unit's context cache and by the handles that use it.
+pub struct Space {
+    stale: AtomicBool,
+    domain: DomainId,
+    tag: Arc<Tag>,
+    context: Box<dyn Any + Send + Sync>,
+}
+
+impl Space {
+    /// A space of `domain` whose translations are cached under `tag`; `context` is the unit's own
+    /// decoded entry.
+    pub fn new(domain: DomainId, tag: Arc<Tag>, context: impl Any + Send + Sync) -> Arc<Self> {
+        Arc::new(Self {
+            stale: AtomicBool::new(false),
+            domain,
+            tag,
+            context: Box::new(context),
+        })
+    }
+
+    /// The domain identifier of the entry.
+    pub fn domain(&self) -> DomainId {
+        self.domain
+    }
+
+    /// The tag of the domain.
+    pub fn tag(&self) -> &Arc<Tag> {
+        &self.tag
+    }
+
+    /// The unit's own decoded entry, if it is a `T`.
+    pub fn context<T: 'static>(&self) -> Option<&T> {
+        self.context.downcast_ref()
+    }
+
+    /// Whether the entry was invalidated; the requester must be bound anew.
+    #[inline]
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Acquire)
+    }
+
+    /// Marks the entry invalidated. Accesses that began before may still use it; drain them.
+    pub fn invalidate(&self) {
+        self.stale.store(true, Ordering::SeqCst);
+    }
+}
+
+impl fmt::Debug for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Space")
+            .field("domain", &self.domain)
+            .field("tag", &self.tag.value())
+            .field("stale", &self.is_stale())
+            .finish_non_exhaustive()
+    }
+}
