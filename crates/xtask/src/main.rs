@@ -1,1 +1,67 @@
-fn main() {}
+//! The developer's one entry: boot a guest, test everything, compare with others.
+//!
+//! Exit codes: 0 all is well; 1 a check failed; 2 the command or the machine is not right.
+
+mod boot;
+mod checks;
+mod cpio;
+mod disk;
+mod hypervisor;
+mod initramfs;
+mod job;
+mod kernel;
+mod libraries;
+mod modules;
+mod place;
+mod proc;
+mod testbed;
+mod tools;
+mod ui;
+mod workspace;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    about = "Boots guests behind the unit, tests everything, compares with others.",
+    after_help = "Exit codes: 0 all is well; 1 a check failed; 2 the command or the machine is \
+                  not right."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot an unmodified Debian kernel with its disk behind the unit, and check what it found.
+    Boot(boot::BootArgs),
+    /// The harness inside the box: run the jobs that a folder lists.
+    #[command(hide = true)]
+    BoxAgent {
+        /// The shared folder.
+        folder: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Boot(args) => boot::run(args),
+        Command::BoxAgent { folder } => job::run_all(&folder).map(|()| true),
+    }
+}

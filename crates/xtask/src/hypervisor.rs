@@ -1,0 +1,269 @@
+//! The command lines of the VMMs that a test guest can run under.
+
+use crate::initramfs::Program;
+use crate::tools;
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use std::path::{Path, PathBuf};
+
+/// The features that must be hidden together with XSAVE in the box, where a guest's XSETBV is
+/// not intercepted and CPUID leaf 0xD would disagree with XCR0.
+const NEEDS_XSAVE: &[&str] = &[
+    "xsave",
+    "avx",
+    "avx2",
+    "f16c",
+    "fma",
+    "vaes",
+    "vpclmulqdq",
+    "pku",
+];
+
+/// Which VMM runs the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Vmm {
+    /// Ours.
+    VmIommu,
+    /// QEMU with its intel-iommu, to compare with.
+    Qemu,
+}
+
+impl Vmm {
+    /// What a person calls it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Vmm::VmIommu => "vm-iommu",
+            Vmm::Qemu => "qemu",
+        }
+    }
+}
+
+/// Where the guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On this machine's KVM.
+    Native,
+    /// On the KVM of an emulated machine.
+    Box,
+}
+
+/// A guest to run; file names are relative to the run's folder.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// The bzImage.
+    pub kernel: String,
+    /// The initramfs.
+    pub initrd: String,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// The number of processors.
+    pub cpus: u32,
+    /// The size of its memory, such as `1G`.
+    pub memory: String,
+    /// The unit: `vtd`, `vtd,OPTIONS` or `none`.
+    pub iommu: String,
+    /// The raw disk image.
+    pub disk: String,
+    /// Whether the edu device is there.
+    pub edu: bool,
+    /// Where the VMM leaves its own report; QEMU has none.
+    pub report: Option<String>,
+}
+
+impl Machine {
+    /// Whether the machine has a unit.
+    pub fn has_iommu(&self) -> bool {
+        self.iommu != "none"
+    }
+
+    /// The arguments with which `vmm` runs this machine in `place`.
+    pub fn arguments(&self, vmm: Vmm, place: Place) -> Result<Vec<String>> {
+        match vmm {
+            Vmm::VmIommu => Ok(self.ours(place)),
+            Vmm::Qemu => self.qemu(place),
+        }
+    }
+
+    fn ours(&self, place: Place) -> Vec<String> {
+        let mut list = Arguments::default();
+        list.word("run");
+        list.pair("--kernel", &self.kernel);
+        list.pair("--initrd", &self.initrd);
+        list.pair("--cmdline", &self.cmdline);
+        list.pair("--cpus", self.cpus);
+        list.pair("--memory", &self.memory);
+        list.pair("--iommu", &self.iommu);
+        list.pair("--device", format!("virtio-blk,path={}", self.disk));
+        if self.edu {
+            list.pair("--device", "edu");
+        }
+        if place == Place::Box {
+            list.pair("--cpu-features", "-xsave");
+        }
+        if let Some(report) = &self.report {
+            list.pair("--report", report);
+        }
+        list.0
+    }
+
+    fn qemu(&self, place: Place) -> Result<Vec<String>> {
+        let mut list = Arguments::default();
+        list.pair("-accel", "kvm");
+        list.pair("-machine", "q35,kernel-irqchip=split");
+        let mut cpu = String::from("host");
+        if place == Place::Box {
+            for feature in NEEDS_XSAVE {
+                cpu.push_str(&format!(",-{feature}"));
+            }
+        }
+        list.pair("-cpu", cpu);
+        list.pair("-smp", self.cpus);
+        list.pair("-m", &self.memory);
+        list.word("-nodefaults");
+        list.word("-no-user-config");
+        list.word("-no-reboot");
+        list.pair("-nic", "none");
+        list.pair("-vga", "none");
+        list.pair("-display", "none");
+        list.pair("-serial", "stdio");
+        list.pair("-kernel", &self.kernel);
+        list.pair("-initrd", &self.initrd);
+        list.pair("-append", &self.cmdline);
+        if self.has_iommu() {
+            list.pair("-device", qemu_unit(&self.iommu)?);
+        }
+        list.pair(
+            "-drive",
+            format!(
+                "file={},if=none,id=disk,format=raw,file.locking=off",
+                self.disk
+            ),
+        );
+        let platform = if self.has_iommu() { "on" } else { "off" };
+        list.pair(
+            "-device",
+            format!(
+                "virtio-blk-pci,drive=disk,disable-legacy=on,num-queues={},iommu_platform={platform}",
+                self.cpus
+            ),
+        );
+        if self.edu {
+            list.pair("-device", "edu");
+        }
+        Ok(list.0)
+    }
+}
+
+/// QEMU's words for `vtd[,aw=BITS,eim=on|off]`.
+fn qemu_unit(iommu: &str) -> Result<String> {
+    let mut options = iommu.split(',');
+    if options.next() != Some("vtd") {
+        bail!("with --vmm qemu, --iommu is vtd or none, not {iommu}");
+    }
+    let mut device = String::from("intel-iommu,intremap=on");
+    for option in options {
+        match option.split_once('=') {
+            Some(("aw", bits)) => device.push_str(&format!(",aw-bits={bits}")),
+            Some(("eim", state)) => device.push_str(&format!(",eim={state}")),
+            _ => bail!("with --vmm qemu, the unit knows aw=BITS and eim=on|off, not {option}"),
+        }
+    }
+    Ok(device)
+}
+
+#[derive(Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn word(&mut self, word: &str) {
+        self.0.push(word.to_owned());
+    }
+
+    fn pair(&mut self, option: &str, value: impl ToString) {
+        self.word(option);
+        self.0.push(value.to_string());
+    }
+}
+
+/// QEMU as a program in the box: with the firmware that a direct kernel boot reads.
+pub fn qemu_program() -> Result<Program> {
+    let firmware = [
+        "/usr/share/seabios/bios-256k.bin",
+        "/usr/share/qemu/kvmvapic.bin",
+        "/usr/share/qemu/linuxboot.bin",
+        "/usr/share/qemu/linuxboot_dma.bin",
+    ];
+    let data = firmware
+        .iter()
+        .map(PathBuf::from)
+        .filter(|path| path.is_file())
+        .collect();
+    Ok(Program {
+        path: tools::require(tools::QEMU)?,
+        name: tools::QEMU.name,
+        data,
+    })
+}
+
+/// Our VMM as a program in the box.
+pub fn our_program(binary: &Path) -> Program {
+    Program {
+        path: binary.to_path_buf(),
+        name: "vm-iommu",
+        data: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(iommu: &str) -> Machine {
+        Machine {
+            kernel: "k".to_owned(),
+            initrd: "i".to_owned(),
+            cmdline: "console=ttyS0 a=b".to_owned(),
+            cpus: 4,
+            memory: "1G".to_owned(),
+            iommu: iommu.to_owned(),
+            disk: "d".to_owned(),
+            edu: true,
+            report: Some("r".to_owned()),
+        }
+    }
+
+    fn line(iommu: &str, vmm: Vmm, place: Place) -> String {
+        machine(iommu).arguments(vmm, place).unwrap().join(" ")
+    }
+
+    #[test]
+    fn the_box_hides_xsave_and_a_real_host_does_not() {
+        let in_box = line("vtd", Vmm::VmIommu, Place::Box);
+        assert!(in_box.contains("--cpu-features -xsave"), "{in_box}");
+        let native = line("vtd", Vmm::VmIommu, Place::Native);
+        assert!(!native.contains("xsave"), "{native}");
+        assert!(line("vtd", Vmm::Qemu, Place::Box).contains(",-xsave,-avx,"));
+        assert!(!line("vtd", Vmm::Qemu, Place::Native).contains("xsave"));
+    }
+
+    #[test]
+    fn unit_options_become_qemus() {
+        let text = line("vtd,aw=39,eim=off", Vmm::Qemu, Place::Box);
+        assert!(
+            text.contains("intel-iommu,intremap=on,aw-bits=39,eim=off"),
+            "{text}"
+        );
+        assert!(machine("amdvi").arguments(Vmm::Qemu, Place::Box).is_err());
+        assert!(machine("vtd,x").arguments(Vmm::Qemu, Place::Box).is_err());
+    }
+
+    #[test]
+    fn no_unit_means_no_platform_access() {
+        let text = line("none", Vmm::Qemu, Place::Box);
+        assert!(
+            !text.contains("intel-iommu") && text.contains("iommu_platform=off"),
+            "{text}"
+        );
+        assert!(line("none", Vmm::VmIommu, Place::Native).contains("--iommu none"));
+    }
+}

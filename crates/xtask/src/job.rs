@@ -1,0 +1,236 @@
+//! One run of a VMM: started, watched, bounded, recorded. The same code runs on the host and,
+//! as the box's harness, in the box.
+
+use crate::proc::{Bounded, Ending};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What a guest's report lines begin with.
+pub const MARKER: &str = "@@VMI ";
+
+/// A VMM to run. Relative paths in it are below the run's folder, which is its working folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// Names the job and its files.
+    pub name: String,
+    /// The program and its arguments; the guest's console is its standard output.
+    pub argv: Vec<String>,
+    /// How long it may run, in milliseconds.
+    pub limit_ms: u64,
+}
+
+/// A report line of a guest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mark {
+    /// When it arrived, in milliseconds from the VMM's start.
+    pub at_ms: f64,
+    /// What came before the equals sign.
+    pub key: String,
+    /// What came after it.
+    pub value: String,
+}
+
+/// How a job went.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobResult {
+    /// The job's name.
+    pub name: String,
+    /// How its VMM ended.
+    pub ending: Ending,
+    /// From the VMM's start to its end, in milliseconds.
+    pub wall_ms: f64,
+    /// The guest's report.
+    pub marks: Vec<Mark>,
+}
+
+impl JobResult {
+    /// The values reported under `key`, in order.
+    pub fn values<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+        let marks = self.marks.iter().filter(move |mark| mark.key == key);
+        marks.map(|mark| mark.value.as_str())
+    }
+
+    /// The first value reported under `key`.
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.marks
+            .iter()
+            .find(|mark| mark.key == key)
+            .map(|mark| mark.value.as_str())
+    }
+
+    /// When `key` was first reported, in milliseconds from the VMM's start.
+    pub fn time_of(&self, key: &str) -> Option<f64> {
+        let mark = self.marks.iter().find(|mark| mark.key == key)?;
+        Some(mark.at_ms)
+    }
+}
+
+/// The file of a job's console output.
+pub fn console_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.console.log"))
+}
+
+/// The file of what a job's VMM itself said.
+pub fn stderr_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.stderr.log"))
+}
+
+/// The file of a job's result.
+pub fn result_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.result.json"))
+}
+
+/// Runs a job in `folder` to its end or its bound; `progress` sees each console line.
+pub fn run(
+    job: &Job,
+    folder: &Path,
+    progress: impl Fn(&str) + Send + 'static,
+) -> Result<JobResult> {
+    let create = |path: PathBuf| {
+        File::create(&path).with_context(|| format!("cannot create {}", path.display()))
+    };
+    let mut console = create(console_path(folder, &job.name))?;
+    let stderr = create(stderr_path(folder, &job.name))?;
+    let (program, arguments) = job.argv.split_first().context("a job without a program")?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(stderr);
+    let started = Instant::now();
+    let elapsed_ms = move || started.elapsed().as_secs_f64() * 1e3;
+    let mut running = Bounded::spawn(&mut command, Duration::from_millis(job.limit_ms))
+        .with_context(|| format!("cannot start {program}"))?;
+    let stdout = running
+        .child()
+        .stdout
+        .take()
+        .context("the VMM has no output pipe")?;
+    let marks = Arc::new(Mutex::new(Vec::new()));
+    let reader = std::thread::spawn({
+        let marks = Arc::clone(&marks);
+        move || {
+            let mut input = BufReader::new(stdout);
+            let mut line = Vec::new();
+            while input
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|read| read > 0)
+            {
+                let at_ms = elapsed_ms();
+                let _ = console.write_all(&line);
+                let text = String::from_utf8_lossy(&line);
+                progress(text.trim());
+                if let (Some(mark), Ok(mut marks)) = (parse_mark(&text, at_ms), marks.lock()) {
+                    marks.push(mark);
+                }
+                line.clear();
+            }
+        }
+    });
+    // A coarse poll would blur the time that the bench compares.
+    let ending = loop {
+        if let Some(ending) = running.poll()? {
+            break ending;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let wall_ms = elapsed_ms();
+    // All writers of the pipe are dead, so the reader ends.
+    let _ = reader.join();
+    let marks = marks.lock().map(|marks| marks.clone()).unwrap_or_default();
+    Ok(JobResult {
+        name: job.name.clone(),
+        ending,
+        wall_ms,
+        marks,
+    })
+}
+
+/// Reads a line such as `@@VMI key=value`, which may follow other text on its line.
+fn parse_mark(line: &str, at_ms: f64) -> Option<Mark> {
+    let at = line.find(MARKER)?;
+    let (key, value) = line.get(at + MARKER.len()..)?.trim_end().split_once('=')?;
+    Some(Mark {
+        at_ms,
+        key: key.to_owned(),
+        value: value.to_owned(),
+    })
+}
+
+/// The harness of the box: runs the jobs that `jobs.json` in `folder` lists, one after another,
+/// and leaves each one's result beside it.
+pub fn run_all(folder: &Path) -> Result<()> {
+    let list = folder.join("jobs.json");
+    let list = std::fs::read(&list).with_context(|| format!("cannot read {}", list.display()))?;
+    let jobs: Vec<Job> = serde_json::from_slice(&list).context("jobs.json is malformed")?;
+    for job in &jobs {
+        println!("{MARKER}job={}", job.name);
+        let result = run(job, folder, |_| {})?;
+        let path = result_path(folder, &job.name);
+        // Written whole before it appears, since the host polls for it.
+        let partial = path.with_extension("partial");
+        std::fs::write(&partial, serde_json::to_vec(&result)?)
+            .and_then(|()| std::fs::rename(&partial, &path))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(script: &str, limit_ms: u64) -> Job {
+        Job {
+            name: "j".to_owned(),
+            argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            limit_ms,
+        }
+    }
+
+    #[test]
+    fn marks_are_taken_from_the_console_with_their_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let script =
+            "echo noise; printf '[ 1.0] @@VMI cpus=4\\r\\n'; sleep 0.2; echo '@@VMI a=b=c'";
+        let result = run(&job(script, 20_000), dir.path(), |_| {}).unwrap();
+        assert!(result.ending.is_success());
+        assert_eq!(result.value("cpus"), Some("4"));
+        assert_eq!(result.value("a"), Some("b=c"));
+        assert!(result.time_of("a").unwrap() >= result.time_of("cpus").unwrap() + 150.0);
+        let console = std::fs::read_to_string(console_path(dir.path(), "j")).unwrap();
+        assert!(console.starts_with("noise\n"));
+    }
+
+    #[test]
+    fn a_job_past_its_bound_is_stopped_and_its_console_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let result = run(&job("echo last words; sleep 600", 300), dir.path(), |_| {}).unwrap();
+        assert_eq!(result.ending, Ending::TimedOut);
+        let console = std::fs::read_to_string(console_path(dir.path(), "j")).unwrap();
+        assert_eq!(console, "last words\n");
+    }
+
+    #[test]
+    fn the_harness_leaves_a_result_for_each_job() {
+        let dir = tempfile::tempdir().unwrap();
+        let jobs = [job("exit 3", 20_000)];
+        std::fs::write(
+            dir.path().join("jobs.json"),
+            serde_json::to_vec(&jobs).unwrap(),
+        )
+        .unwrap();
+        run_all(dir.path()).unwrap();
+        let result = std::fs::read(result_path(dir.path(), "j")).unwrap();
+        let result: JobResult = serde_json::from_slice(&result).unwrap();
+        assert_eq!(result.ending, Ending::Exited(3));
+    }
+}

@@ -1,0 +1,228 @@
+//! Child processes that cannot outlive their bound: each runs in a process group of its own,
+//! dies with its parent, and is killed whole when its time is up.
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How a bounded child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// It exited by itself with this code.
+    Exited(i32),
+    /// A signal that we did not send ended it.
+    Signalled(i32),
+    /// It was still running at its bound, and was killed.
+    TimedOut,
+}
+
+impl Ending {
+    /// Whether the child exited by itself with code 0.
+    pub fn is_success(self) -> bool {
+        self == Ending::Exited(0)
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::Exited(code) => write!(f, "exit code {code}"),
+            Ending::Signalled(signal) => write!(f, "killed by signal {signal}"),
+            Ending::TimedOut => write!(f, "stopped at its time limit"),
+        }
+    }
+}
+
+impl From<ExitStatus> for Ending {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Ending::Exited(code),
+            (None, Some(signal)) => Ending::Signalled(signal),
+            (None, None) => Ending::Signalled(0),
+        }
+    }
+}
+
+/// A running child and the process group it leads. Dropping it kills the group.
+#[derive(Debug)]
+pub struct Bounded {
+    child: Child,
+    deadline: Instant,
+    reaped: bool,
+}
+
+impl Bounded {
+    /// Starts `command` in a new process group, to be killed after `limit` or with this process.
+    pub fn spawn(command: &mut Command, limit: Duration) -> io::Result<Self> {
+        command.process_group(0);
+        // SAFETY: prctl is async-signal-safe and touches no memory of the parent.
+        unsafe {
+            command.pre_exec(|| {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 {
+                    Ok(())
+                } else {
+                    Err(io::Error::last_os_error())
+                }
+            });
+        }
+        Ok(Bounded {
+            child: command.spawn()?,
+            deadline: Instant::now() + limit,
+            reaped: false,
+        })
+    }
+
+    /// The child, for its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Looks once: how the child ended, or `None` while it may go on. Kills it past its bound.
+    pub fn poll(&mut self) -> io::Result<Option<Ending>> {
+        if let Some(status) = self.child.try_wait()? {
+            self.reaped = true;
+            return Ok(Some(status.into()));
+        }
+        if Instant::now() < self.deadline {
+            return Ok(None);
+        }
+        self.kill_group();
+        self.child.wait()?;
+        self.reaped = true;
+        Ok(Some(Ending::TimedOut))
+    }
+
+    /// Waits for the end, calling `tick` about ten times a second.
+    pub fn wait(&mut self, mut tick: impl FnMut()) -> io::Result<Ending> {
+        let mut pause = Duration::from_millis(2);
+        loop {
+            if let Some(ending) = self.poll()? {
+                return Ok(ending);
+            }
+            tick();
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    fn kill_group(&self) {
+        let Ok(group) = i32::try_from(self.child.id()) else {
+            return;
+        };
+        // SAFETY: kill takes two integers. The leader is not reaped yet, so its id is still ours.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
+    }
+}
+
+impl Drop for Bounded {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill_group();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Runs a short tool to its end and returns what it printed; an error names the tool and quotes
+/// the last line it wrote to standard error.
+pub fn capture(command: &mut Command, limit: Duration) -> Result<String> {
+    let output = output(command, limit)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// As [`capture`], for output that is not text.
+pub fn output(command: &mut Command, limit: Duration) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut running =
+        Bounded::spawn(command, limit).with_context(|| format!("cannot start {name}"))?;
+    let stdout = running.child().stdout.take();
+    let stderr = running.child().stderr.take();
+    let drain = |pipe: Option<Box<dyn io::Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            if let Some(mut pipe) = pipe {
+                let _ = io::Read::read_to_end(&mut pipe, &mut bytes);
+            }
+            bytes
+        })
+    };
+    let stdout = drain(stdout.map(|p| Box::new(p) as Box<dyn io::Read + Send>));
+    let stderr = drain(stderr.map(|p| Box::new(p) as Box<dyn io::Read + Send>));
+    let ending = running.wait(|| {})?;
+    let stdout = stdout.join().unwrap_or_default();
+    let stderr = stderr.join().unwrap_or_default();
+    if !ending.is_success() {
+        let text = String::from_utf8_lossy(&stderr);
+        let last = text.lines().rfind(|line| !line.trim().is_empty());
+        bail!("{name}: {ending}: {}", last.unwrap_or("(it said nothing)"));
+    }
+    Ok(Output {
+        status: ExitStatus::default(),
+        stdout,
+        stderr,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn an_exit_code_is_reported() {
+        let mut child = Bounded::spawn(&mut shell("exit 7"), Duration::from_secs(10)).unwrap();
+        assert_eq!(child.wait(|| {}).unwrap(), Ending::Exited(7));
+    }
+
+    #[test]
+    fn the_whole_group_dies_at_the_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid_file = dir.path().join("pid");
+        let script = format!("sleep 600 & echo $! > {}; wait", pid_file.display());
+        let started = Instant::now();
+        let mut child = Bounded::spawn(&mut shell(&script), Duration::from_millis(500)).unwrap();
+        assert_eq!(child.wait(|| {}).unwrap(), Ending::TimedOut);
+        assert!(started.elapsed() < Duration::from_secs(20));
+        let grandchild: i32 = std::fs::read_to_string(&pid_file)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        let gone = || {
+            // A killed orphan may stay a zombie until init reaps it, so ask for its state.
+            std::fs::read_to_string(format!("/proc/{grandchild}/stat"))
+                .map(|stat| stat.contains(") Z "))
+                .unwrap_or(true)
+        };
+        assert!((0..100).any(|_| {
+            std::thread::sleep(Duration::from_millis(20));
+            gone()
+        }));
+    }
+
+    #[test]
+    fn a_failed_tool_is_quoted() {
+        let error = capture(
+            &mut shell("echo oh no >&2; exit 3"),
+            Duration::from_secs(10),
+        );
+        let text = format!("{:#}", error.unwrap_err());
+        assert!(
+            text.contains("exit code 3") && text.contains("oh no"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! Where things are: the checkout, the target folder, the cache; and how its binary is built.
+
+use crate::proc::Bounded;
+use anyhow::{Context, Result, bail};
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A build from nothing on two cores takes a few minutes.
+const BUILD_LIMIT: Duration = Duration::from_secs(25 * 60);
+
+/// The root of the checkout.
+pub fn root() -> PathBuf {
+    // xtask runs from the checkout that it was built in.
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest
+        .ancestors()
+        .nth(2)
+        .unwrap_or(manifest)
+        .to_path_buf()
+}
+
+/// The folder that build products go to.
+pub fn target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => root().join(dir),
+        None => root().join("target"),
+    }
+}
+
+/// The folder of what was downloaded: `$XDG_CACHE_HOME/vm-iommu`, else in the target folder.
+pub fn cache() -> PathBuf {
+    match std::env::var_os("XDG_CACHE_HOME") {
+        Some(dir) if Path::new(&dir).is_absolute() => Path::new(&dir).join("vm-iommu"),
+        _ => target().join("vm-iommu-cache"),
+    }
+}
+
+/// A `cargo` command in the checkout.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Builds the VMM with optimisation and returns the path of its binary.
+pub fn build_vmm() -> Result<PathBuf> {
+    let mut command = cargo();
+    command
+        .args(["build", "--release", "--package", "vm-iommu-vmm"])
+        .args(["--bin", "vm-iommu"])
+        .arg("--message-format=json-render-diagnostics")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut running = Bounded::spawn(&mut command, BUILD_LIMIT).context("cannot start cargo")?;
+    let stdout = running
+        .child()
+        .stdout
+        .take()
+        .context("cargo has no output pipe")?;
+    let reader = std::thread::spawn(move || {
+        let lines = std::io::BufReader::new(stdout).lines();
+        lines.map_while(Result::ok).fold(None, |found, line| {
+            executable_of(&line).map(PathBuf::from).or(found)
+        })
+    });
+    let ending = running.wait(|| {})?;
+    let binary = reader.join().unwrap_or_default();
+    if !ending.is_success() {
+        bail!("building vm-iommu-vmm failed ({ending}); its errors are above");
+    }
+    binary.context("cargo built vm-iommu-vmm but named no binary")
+}
+
+/// The binary that a line of cargo's JSON messages says was built as `vm-iommu`.
+fn executable_of(line: &str) -> Option<String> {
+    let message: serde_json::Value = serde_json::from_str(line).ok()?;
+    if message["target"]["name"] != "vm-iommu" {
+        return None;
+    }
+    message["executable"].as_str().map(str::to_owned)
+}
+
+/// A fresh folder in the target folder for one run's inputs and results.
+pub fn run_folder(name: &str) -> Result<PathBuf> {
+    let dir = target().join("vm-iommu-runs").join(name);
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot clear {}", dir.display()))?;
+    }
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_the_workspace() {
+        assert!(root().join("crates/xtask/Cargo.toml").is_file());
+    }
+
+    #[test]
+    fn only_the_vmms_binary_is_taken_from_cargo() {
+        let line = r#"{"target":{"name":"vm-iommu"},"executable":"/t/vm-iommu"}"#;
+        assert_eq!(executable_of(line).as_deref(), Some("/t/vm-iommu"));
+        let line = r#"{"target":{"name":"xtask"},"executable":"/t/xtask"}"#;
+        assert_eq!(executable_of(line), None);
+        let library = r#"{"target":{"name":"vm-iommu"},"executable":null}"#;
+        assert_eq!(executable_of(library), None);
+        assert_eq!(executable_of("warning: text"), None);
+    }
+}
