@@ -1,0 +1,8 @@
+//! Tests of the crate as its users see it, over a remapper made of a plain map.
+
+mod epoch;
+mod handle;
+mod iotlb;
+mod memory;
+mod remapper;
+mod session;
