@@ -2,7 +2,7 @@
 # /init of the test guest. It reports what it finds as lines `@@VMI key=value` on the console
 # and judges nothing: the host knows what is right.
 #
-# Kernel command line: vmi.mode=check (the default) or vmi.mode=bench; vmi.region=BYTES and
+# Kernel command line: vmi.mode=check (the default), bench or profile; vmi.region=BYTES and
 # vmi.write_base=BYTES describe the disk.
 
 say() { echo "@@VMI $*"; }
@@ -44,9 +44,20 @@ read_at() {
         iflag=direct status=none
 }
 
-if [ "$MODE" = bench ]; then
+if [ "$MODE" = bench ] || [ "$MODE" = profile ]; then
+    say "clock=$(cut -d' ' -f1 /proc/uptime)"
     say "bench_hash=$(read_at 0 0 "$REGION" 65536 | hash_of)"
     say "done=1"
+    # The longest silences of the kernel's log: where it waited or worked.
+    [ "$MODE" = bench ] || dmesg | sed 's/^<[0-9]*>//' | awk '/^\[/ {
+            line = $0
+            sub(/^\[ */, "", line)
+            now = line + 0
+            sub(/^[0-9.]*\] */, "", line)
+            if (NR > 1) print now - before "\t" last
+            before = now
+            last = line
+        }' | sort -rn | head -n 8 | while read -r gap; do say "gap=$gap"; done
     poweroff -f
 fi
 

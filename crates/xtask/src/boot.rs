@@ -108,7 +108,7 @@ pub fn run(args: BootArgs) -> Result<bool> {
         }
     }
     let binary = match args.vmm {
-        Vmm::VmIommu => Some(build()?),
+        Vmm::VmIommu => Some(workspace::build_vmm()?),
         Vmm::Qemu => None,
     };
     let place = place::choose(args.place, binary.as_deref())?;
@@ -131,13 +131,6 @@ pub fn run(args: BootArgs) -> Result<bool> {
         say(format!("report: {}", path.display()));
     }
     Ok(passed)
-}
-
-/// Builds our VMM, after seeing to it that it can be built.
-pub fn build() -> Result<PathBuf> {
-    tools::ensure(&[tools::LINKER, tools::LIBC])?;
-    say("building the VMM");
-    workspace::build_vmm()
 }
 
 /// Boots `guests` one after another in `place`; `done` sees each report as it comes.

@@ -49,6 +49,7 @@ const APPLETS: &[&str] = &[
     "sh",
     "sha256sum",
     "sleep",
+    "sort",
     "sync",
     "tail",
     "taskset",

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all is well; 1 a check failed; 2 the command or the machine is not right.
 
+mod bench;
 mod boot;
 mod checks;
 mod cpio;
@@ -14,6 +15,7 @@ mod libraries;
 mod modules;
 mod place;
 mod proc;
+mod test;
 mod testbed;
 mod tools;
 mod ui;
@@ -40,6 +42,10 @@ struct Cli {
 enum Command {
     /// Boot an unmodified Debian kernel with its disk behind the unit, and check what it found.
     Boot(boot::BootArgs),
+    /// Everything that a change must pass: format, lints, tests, the demo, guests.
+    Test(test::TestArgs),
+    /// Compare with others.
+    Bench(bench::BenchArgs),
     /// The harness inside the box: run the jobs that a folder lists.
     #[command(hide = true)]
     BoxAgent {
@@ -49,6 +55,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    proc::kill_children_on_signals();
     match run(Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
@@ -62,6 +69,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<bool> {
     match command {
         Command::Boot(args) => boot::run(args),
+        Command::Test(args) => test::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::BoxAgent { folder } => job::run_all(&folder).map(|()| true),
     }
 }

@@ -23,16 +23,6 @@ pub struct PlaceArgs {
     native: bool,
 }
 
-impl PlaceArgs {
-    /// Leaves the choice to what is measured.
-    pub fn automatic() -> Self {
-        PlaceArgs {
-            boxed: false,
-            native: false,
-        }
-    }
-}
-
 /// Decides, and says what and why. `vmm` is our binary, which can measure.
 pub fn choose(args: PlaceArgs, vmm: Option<&Path>) -> Result<Place> {
     if args.boxed {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How a bounded child ended.
@@ -47,6 +48,31 @@ impl From<ExitStatus> for Ending {
     }
 }
 
+/// The groups that are running, for the signal handler: 0 is a free place. More at once than
+/// there are places are still killed at their bound, only not by Ctrl-C.
+static GROUPS: [AtomicI32; 16] = [const { AtomicI32::new(0) }; 16];
+
+/// Makes an interrupt or a termination of this process kill all running groups first; as leaders
+/// of groups of their own they would not hear a terminal's Ctrl-C.
+pub fn kill_children_on_signals() {
+    extern "C" fn handler(signal: libc::c_int) {
+        for group in &GROUPS {
+            let group = group.load(Ordering::Relaxed);
+            if group > 0 {
+                // SAFETY: kill is async-signal-safe and takes two integers.
+                unsafe { libc::kill(-group, libc::SIGKILL) };
+            }
+        }
+        // SAFETY: _exit is async-signal-safe.
+        unsafe { libc::_exit(128 + signal) };
+    }
+    let handler = handler as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler only uses atomics and async-signal-safe calls.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
 /// A running child and the process group it leads. Dropping it kills the group.
 #[derive(Debug)]
 pub struct Bounded {
@@ -69,11 +95,18 @@ impl Bounded {
                 }
             });
         }
-        Ok(Bounded {
+        let running = Bounded {
             child: command.spawn()?,
             deadline: Instant::now() + limit,
             reaped: false,
-        })
+        };
+        let group = running.group();
+        GROUPS.iter().any(|place| {
+            place
+                .compare_exchange(0, group, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        });
+        Ok(running)
     }
 
     /// The child, for its pipes.
@@ -84,7 +117,7 @@ impl Bounded {
     /// Looks once: how the child ended, or `None` while it may go on. Kills it past its bound.
     pub fn poll(&mut self) -> io::Result<Option<Ending>> {
         if let Some(status) = self.child.try_wait()? {
-            self.reaped = true;
+            self.forget();
             return Ok(Some(status.into()));
         }
         if Instant::now() < self.deadline {
@@ -92,7 +125,7 @@ impl Bounded {
         }
         self.kill_group();
         self.child.wait()?;
-        self.reaped = true;
+        self.forget();
         Ok(Some(Ending::TimedOut))
     }
 
@@ -109,12 +142,27 @@ impl Bounded {
         }
     }
 
+    fn group(&self) -> i32 {
+        // Linux's process ids fit; 0 is no group of ours and is never signalled.
+        i32::try_from(self.child.id()).unwrap_or(0)
+    }
+
+    fn forget(&mut self) {
+        self.reaped = true;
+        let group = self.group();
+        GROUPS.iter().any(|place| {
+            place
+                .compare_exchange(group, 0, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        });
+    }
+
     fn kill_group(&self) {
-        let Ok(group) = i32::try_from(self.child.id()) else {
-            return;
-        };
-        // SAFETY: kill takes two integers. The leader is not reaped yet, so its id is still ours.
-        unsafe { libc::kill(-group, libc::SIGKILL) };
+        let group = self.group();
+        if group > 0 {
+            // SAFETY: kill takes two integers. The leader is not reaped yet, so its id is ours.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
     }
 }
 
@@ -123,6 +171,7 @@ impl Drop for Bounded {
         if !self.reaped {
             self.kill_group();
             let _ = self.child.wait();
+            self.forget();
         }
     }
 }

@@ -36,18 +36,6 @@ pub const KEYRING: Tool = Tool {
     package: "debian-archive-keyring",
 };
 
-/// The linker driver that cargo calls.
-pub const LINKER: Tool = Tool {
-    name: "cc",
-    package: "gcc",
-};
-
-/// The C library's link-time files, without which a linker alone does not help.
-pub const LIBC: Tool = Tool {
-    name: "/usr/include/stdlib.h",
-    package: "libc6-dev",
-};
-
 /// The path of a program, looked for as a shell would and in the `sbin` folders too.
 pub fn find(name: &str) -> Option<PathBuf> {
     if name.starts_with('/') {

@@ -46,6 +46,7 @@ pub fn cargo() -> Command {
 
 /// Builds the VMM with optimisation and returns the path of its binary.
 pub fn build_vmm() -> Result<PathBuf> {
+    crate::ui::say("building the VMM");
     let mut command = cargo();
     command
         .args(["build", "--release", "--package", "vm-iommu-vmm"])

@@ -96,8 +96,12 @@ fn obtain(sources: &[Source], tree: &Path) -> Result<Kernel> {
     }
     bar.finish_and_clear();
     let kernel = Kernel::from_tree(&unpacked)?;
-    std::fs::rename(&unpacked, tree)
-        .with_context(|| format!("cannot move the kernel to {}", tree.display()))?;
+    if let Err(error) = std::fs::rename(&unpacked, tree)
+        && !tree.is_dir()
+    {
+        // Unless somebody else was faster, which is as good.
+        return Err(error).with_context(|| format!("cannot write {}", tree.display()));
+    }
     say(format!("Linux {} is in the cache", kernel.release));
     Kernel::from_tree(tree)
 }

@@ -30,7 +30,7 @@ const SERIES: &[Series] = &[
     Series {
         name: "7",
         suites: &["trixie-backports", "sid"],
-        packages: &["linux-binary-", "linux-modules-"],
+        packages: &["linux-binary-", "linux-modules-", "linux-base-"],
     },
 ];
 
