@@ -1,0 +1,2 @@
+pub mod engine;
+mod recorder;
