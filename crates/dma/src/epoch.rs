@@ -1,43 +1,55 @@
 //! Epochs: which accesses are in flight, and when those older than an invalidation have ended.
 //!
 //! Every handle owns a slot. Entering an epoch stores the number of the current era in the slot,
-//! then a full fence, and only then looks anything up; leaving clears the slot. A drain begins a
-//! new era after the invalidation took effect, then a full fence, and is complete once no slot
-//! holds an older era. Of the two fences one comes first: either the access sees the
-//! invalidation, or the drain sees the access.
+//! then a fence, and only then looks anything up; leaving clears the slot. A drain begins a new
+//! era after the invalidation took effect, then a fence, and is complete once no slot holds an
+//! older era. Of the two fences one comes first: either the access sees the invalidation, or the
+//! drain sees the access. An access pays next to nothing for its fence: a drain makes up for it
+//! with a system call, unless every slot is parked.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::Arc;
 
+use crate::barrier::Barrier;
+use crate::sync::{AtomicU64, Mutex, Ordering, fence, lock, relax};
+
+/// No access in flight, and the next one begins with a full fence.
+const PARKED: u64 = 0;
 /// No access in flight.
-const IDLE: u64 = 0;
+const IDLE: u64 = 1;
+/// The first era.
+const FIRST: u64 = 2;
 
 /// The eras of one machine, or of any set of handles that is drained together.
 #[derive(Debug)]
 pub struct Epochs {
-    /// The current era, from 1.
     era: AtomicU64,
-    slots: Mutex<Vec<Weak<EpochSlot>>>,
+    barrier: Barrier,
+    slots: Mutex<Vec<Arc<EpochSlot>>>,
 }
 
 impl Default for Epochs {
     fn default() -> Self {
-        Self {
-            era: AtomicU64::new(1),
-            slots: Mutex::default(),
-        }
+        Self::with_barrier(Barrier::detect())
     }
 }
 
 impl Epochs {
+    pub(crate) fn with_barrier(barrier: Barrier) -> Self {
+        Self {
+            era: AtomicU64::new(FIRST),
+            barrier,
+            slots: Mutex::new(Vec::new()),
+        }
+    }
+
     /// A slot for one handle; it counts until dropped.
     pub fn register(&self) -> Arc<EpochSlot> {
         let slot = Arc::new(EpochSlot {
-            state: AtomicU64::new(IDLE),
+            state: AtomicU64::new(PARKED),
         });
-        let mut slots = self.slots();
-        slots.retain(|slot| slot.strong_count() > 0);
-        slots.push(Arc::downgrade(&slot));
+        let mut slots = lock(&self.slots);
+        slots.retain(|slot| Arc::strong_count(slot) > 1);
+        slots.push(Arc::clone(&slot));
         slot
     }
 
@@ -46,24 +58,23 @@ impl Epochs {
     pub fn drain(&self) -> Drain {
         let era = self.era.fetch_add(1, Ordering::SeqCst) + 1;
         fence(Ordering::SeqCst);
-        let busy = self
-            .slots()
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|slot| slot.is_older_than(era))
-            .collect();
-        Drain { era, busy }
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Vec<Weak<EpochSlot>>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        let slots = lock(&self.slots);
+        if slots.iter().any(|slot| !slot.is_parked()) {
+            self.barrier.heavy();
+        }
+        let older = slots.iter().filter(|slot| slot.is_older_than(era));
+        Drain {
+            era,
+            busy: older.cloned().collect(),
+        }
     }
 }
 
-/// One handle's place among the epochs.
+/// One handle's place among the epochs, on a cache line pair of its own.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct EpochSlot {
-    /// The era in which the access in flight began, or [`IDLE`].
+    /// The era in which the access in flight began, or [`IDLE`], or [`PARKED`].
     state: AtomicU64,
 }
 
@@ -71,9 +82,14 @@ impl EpochSlot {
     /// Begins an access. At most one is in flight in a slot.
     #[inline]
     pub fn enter(&self, epochs: &Epochs) {
+        let parked = self.is_parked();
         self.state
             .store(epochs.era.load(Ordering::Acquire), Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        if parked {
+            fence(Ordering::SeqCst);
+        } else {
+            epochs.barrier.light();
+        }
     }
 
     /// Ends the access.
@@ -82,9 +98,18 @@ impl EpochSlot {
         self.state.store(IDLE, Ordering::Release);
     }
 
+    /// Says that no access follows soon: while all slots are parked, a drain needs no system
+    /// call. The next access costs a full fence.
+    pub fn park(&self) {
+        self.state.store(PARKED, Ordering::Release);
+    }
+
+    fn is_parked(&self) -> bool {
+        self.state.load(Ordering::Acquire) == PARKED
+    }
+
     fn is_older_than(&self, era: u64) -> bool {
-        let state = self.state.load(Ordering::Acquire);
-        state != IDLE && state < era
+        (FIRST..era).contains(&self.state.load(Ordering::Acquire))
     }
 }
 
@@ -105,14 +130,9 @@ impl Drain {
 
     /// Waits for all of them. No caller may itself be inside an epoch.
     pub fn wait(mut self) {
-        let mut spins = 0_u32;
+        let mut spins = 0;
         while !self.is_complete() {
-            spins = spins.saturating_add(1);
-            if spins < 64 {
-                std::hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
+            relax(&mut spins);
         }
     }
 }

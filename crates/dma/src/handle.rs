@@ -12,6 +12,7 @@ use vm_iommu_spec::{
 };
 use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
 
+use crate::iotlb::Lookups;
 use crate::{DmaPort, DmaRemapper, DmaSession, EpochSlot, IotlbEntry, Space, Translation};
 
 /// The most bytes copied within one epoch, so that a drain ends soon.
@@ -38,6 +39,8 @@ pub struct DmaHandle {
     slot: Arc<EpochSlot>,
     /// The space that the requester is bound to, by raw requester id.
     bound: RefCell<Option<(u32, Arc<Space>)>>,
+    /// Where this handle counts its lookups, behind a unit.
+    lookups: Option<Arc<Lookups>>,
 }
 
 /// Host memory behind the start of a range.
@@ -50,11 +53,14 @@ pub(crate) struct Piece {
 impl DmaHandle {
     pub(crate) fn new(port: Arc<DmaPort>, pasid: Option<Pasid>) -> Self {
         let slot = port.upstream().epochs.register();
+        let remapper = port.upstream().remapper.as_ref();
+        let lookups = remapper.map(|remapper| remapper.iotlb().join());
         Self {
             port,
             pasid,
             slot,
             bound: RefCell::default(),
+            lookups,
         }
     }
 
@@ -136,6 +142,12 @@ impl DmaHandle {
             done += self.resolve(&request, len - done)?.len;
         }
         Ok(())
+    }
+
+    /// Says that no access follows soon, as before waiting for work: while all handles say so, an
+    /// invalidation costs the guest no system call. The next access costs a full fence.
+    pub fn park(&self) {
+        self.slot.park();
     }
 
     /// Begins a session: one epoch in which several accesses are made, through
@@ -281,7 +293,11 @@ impl DmaHandle {
             }
         };
         let iotlb = remapper.iotlb();
-        let token = match iotlb.lookup(space.tag(), request.address, request.access) {
+        let found = iotlb.lookup(space.tag(), request.address, request.access);
+        if let Some(lookups) = &self.lookups {
+            lookups.count(found.is_ok());
+        }
+        let token = match found {
             Ok(entry) => return Ok(piece_of(&entry, request.address, len)),
             Err(token) => token,
         };
@@ -320,6 +336,18 @@ impl DmaHandle {
     }
 }
 
+impl Drop for DmaHandle {
+    fn drop(&mut self) {
+        self.slot.park();
+        if let (Some(remapper), Some(lookups)) =
+            (&self.port.upstream().remapper, self.lookups.take())
+        {
+            remapper.iotlb().part(lookups);
+        }
+    }
+}
+
+#[inline]
 fn piece_of(entry: &IotlbEntry, address: Iova, len: usize) -> Piece {
     let offset = address.offset_in(1 << entry.page_shift);
     let rest = (1_u64 << entry.page_shift) - offset;

@@ -24,6 +24,7 @@
 //! ```
 #![deny(missing_docs)]
 
+mod barrier;
 mod epoch;
 mod handle;
 mod interrupt;
@@ -33,6 +34,7 @@ mod port;
 mod remapper;
 mod session;
 mod space;
+mod sync;
 
 pub use epoch::{Drain, EpochSlot, Epochs};
 pub use handle::{DmaHandle, Partial};

@@ -1,0 +1,328 @@
+//! The translation cache: set-associative, bounded, tagged, and lock-free to hit.
+
+mod set;
+
+#[cfg(all(test, loom))]
+mod models;
+
+use std::ptr::NonNull;
+use std::sync::{Mutex, PoisonError, Weak};
+
+use serde::Serialize;
+use vm_iommu_spec::{Access, Iova};
+
+use self::set::{Key, Set};
+use crate::Tag;
+use crate::sync::{AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// How large a cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IotlbConfig {
+    /// Number of sets of two entries, rounded up to a power of two. 0 turns the cache off.
+    pub sets: usize,
+}
+
+impl Default for IotlbConfig {
+    fn default() -> Self {
+        Self { sets: 4096 }
+    }
+}
+
+/// A range of input pages up to which each page is looked for by itself; above it, every set is
+/// searched.
+const PROBED_PAGES: u64 = 64;
+
+/// Generations before the numbers repeat; then the lines themselves are emptied.
+const GENERATIONS: u64 = 1 << 6;
+
+/// Entries are pages of at least 4 KiB: the bits of an address below that hold other things.
+const PAGE_MASK: u64 = !0xfff;
+
+/// A cached translation of one page.
+#[derive(Clone, Copy, Debug)]
+pub struct IotlbEntry {
+    /// The first byte of the page.
+    pub page: Iova,
+    /// The size of the page, a power of two in bytes.
+    pub page_shift: u8,
+    /// What a request may do without asking the unit.
+    pub permissions: Access,
+    /// The host address of the first byte of the page, a multiple of 4 KiB.
+    pub host: NonNull<u8>,
+}
+
+// SAFETY: the pointer is a plain number here; using it is governed by `OutputSpace`.
+unsafe impl Send for IotlbEntry {}
+
+/// Leave to insert what a walk finds, given before the walk: an invalidation in between voids it.
+#[derive(Clone, Copy, Debug)]
+pub struct FillToken {
+    tag: u64,
+    generation: u64,
+    invalidations: u64,
+}
+
+/// What a cache did since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct IotlbCounters {
+    /// Lookups answered.
+    pub hits: u64,
+    /// Lookups not answered.
+    pub misses: u64,
+    /// Entries that made room for others.
+    pub evictions: u64,
+    /// Invalidations of any granularity.
+    pub invalidations: u64,
+}
+
+/// One user's lookups, counted where no other thread counts.
+#[derive(Debug, Default)]
+pub(crate) struct Lookups {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Lookups {
+    /// Counts one lookup; one thread at a time.
+    #[inline]
+    pub(crate) fn count(&self, hit: bool) {
+        let counter = if hit { &self.hits } else { &self.misses };
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+/// The translation cache of a unit.
+pub struct Iotlb {
+    sets: Box<[Set]>,
+    /// Bit n is set if a page of 2^n bytes may be cached.
+    page_shifts: AtomicU64,
+    /// A line counts only if it is of this generation; a global invalidation begins a new one.
+    generation: AtomicU64,
+    /// Held while a generation begins.
+    turn: Mutex<()>,
+    /// Begun invalidations; raised before anything is removed.
+    invalidations: AtomicU64,
+    next_tag: AtomicU64,
+    evictions: AtomicU64,
+    users: Mutex<Users>,
+}
+
+#[derive(Default)]
+struct Users {
+    live: Vec<Weak<Lookups>>,
+    /// The lookups of users that are gone.
+    past: (u64, u64),
+}
+
+impl Iotlb {
+    /// An empty cache.
+    pub fn new(config: IotlbConfig) -> Arc<Self> {
+        let sets = match config.sets {
+            0 => 0,
+            sets => sets.next_power_of_two(),
+        };
+        Arc::new(Self {
+            sets: (0..sets).map(|_| Set::default()).collect(),
+            page_shifts: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            turn: Mutex::default(),
+            invalidations: AtomicU64::new(0),
+            next_tag: AtomicU64::new(1),
+            evictions: AtomicU64::new(0),
+            users: Mutex::default(),
+        })
+    }
+
+    /// A tag under which nothing is cached.
+    pub fn tag(&self) -> Arc<Tag> {
+        Arc::new(Tag::new(self.fresh_tag()))
+    }
+
+    /// The cached page of `tag` that holds `address` and allows `access`, or leave to insert it.
+    ///
+    /// # Errors
+    /// The leave, on a miss.
+    #[inline]
+    pub fn lookup(
+        &self,
+        tag: &Tag,
+        address: Iova,
+        access: Access,
+    ) -> Result<IotlbEntry, FillToken> {
+        let invalidations = self.invalidations.load(Ordering::Acquire);
+        let generation = self.generation.load(Ordering::Acquire);
+        let tag = tag.value();
+        let mut shifts = self.page_shifts.load(Ordering::Acquire);
+        while shifts != 0 {
+            let page_shift = shifts.trailing_zeros() as u8;
+            shifts &= shifts - 1;
+            let page = address.align_down(1 << page_shift);
+            let key = key(tag, generation, page, page_shift);
+            let Some(data) = self
+                .set(tag, page, page_shift)
+                .and_then(|set| set.find(key))
+            else {
+                continue;
+            };
+            let permissions = Access::from_bits_truncate(data as u8);
+            if let Some(host) = NonNull::new((data & PAGE_MASK) as *mut u8)
+                && permissions.contains(access)
+            {
+                return Ok(IotlbEntry {
+                    page,
+                    page_shift,
+                    permissions,
+                    host,
+                });
+            }
+        }
+        Err(FillToken {
+            tag,
+            generation,
+            invalidations,
+        })
+    }
+
+    /// Caches what a walk found, unless an invalidation began since the lookup that missed.
+    /// A page whose host address is not a multiple of 4 KiB is not cached.
+    pub fn insert(&self, token: FillToken, entry: IotlbEntry) {
+        let host = entry.host.as_ptr().addr() as u64;
+        let Some(set) = self.set(token.tag, entry.page, entry.page_shift) else {
+            return;
+        };
+        if host & !PAGE_MASK != 0 || entry.page_shift < 12 {
+            return;
+        }
+        let key = key(token.tag, token.generation, entry.page, entry.page_shift);
+        let data = host | u64::from(entry.permissions.bits());
+        // Under the lock of the set: an invalidation that begins after this check finds the line.
+        let void = || {
+            let void = self.invalidations.load(Ordering::SeqCst) != token.invalidations;
+            if !void {
+                self.page_shifts
+                    .fetch_or(1 << entry.page_shift, Ordering::SeqCst);
+            }
+            void
+        };
+        if set.insert(key, data, void) {
+            self.evictions.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Drops everything.
+    pub fn invalidate_all(&self) {
+        self.begin_invalidation();
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.generation.load(Ordering::Relaxed) + 1;
+        if next.is_multiple_of(GENERATIONS) {
+            // The numbers come round again: lines that bear them must be gone before.
+            self.sets.iter().for_each(|set| set.remove(|_| true));
+        }
+        self.generation.store(next, Ordering::SeqCst);
+    }
+
+    /// Drops everything cached under `tag`.
+    pub fn invalidate_tag(&self, tag: &Tag) {
+        self.begin_invalidation();
+        tag.set(self.fresh_tag());
+    }
+
+    /// Drops every page cached under `tag` that holds an address from `first` to `last`.
+    pub fn invalidate_range(&self, tag: &Tag, first: Iova, last: Iova) {
+        self.begin_invalidation();
+        let tag = tag.value();
+        let overlaps = |key: Key| {
+            let (page, page_shift) = page_of(key);
+            key.tag == tag && page <= last.0 && page | ((1 << page_shift) - 1) >= first.0
+        };
+        let shifts = self.page_shifts.load(Ordering::SeqCst);
+        let pages = shifts_of(shifts).map(|shift| (last.0 >> shift) - (first.0 >> shift));
+        if pages.fold(0, u64::saturating_add) > PROBED_PAGES {
+            self.sets.iter().for_each(|set| set.remove(overlaps));
+            return;
+        }
+        for shift in shifts_of(shifts) {
+            for page in first.0 >> shift..=last.0 >> shift {
+                if let Some(set) = self.set(tag, Iova(page << shift), shift) {
+                    set.remove(overlaps);
+                }
+            }
+        }
+    }
+
+    /// What the cache did so far.
+    pub fn counters(&self) -> IotlbCounters {
+        let users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = users.live.iter().filter_map(Weak::upgrade);
+        let (hits, misses) = live.fold(users.past, |(hits, misses), user| {
+            (
+                hits + user.hits.load(Ordering::Relaxed),
+                misses + user.misses.load(Ordering::Relaxed),
+            )
+        });
+        IotlbCounters {
+            hits,
+            misses,
+            evictions: self.evictions.load(Ordering::Relaxed),
+            invalidations: self.invalidations.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A place to count one user's lookups in.
+    pub(crate) fn join(&self) -> Arc<Lookups> {
+        let lookups = Arc::new(Lookups::default());
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.live.retain(|user| user.strong_count() > 0);
+        users.live.push(Arc::downgrade(&lookups));
+        lookups
+    }
+
+    /// Keeps the counts of a user that goes.
+    pub(crate) fn part(&self, lookups: Arc<Lookups>) {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.past.0 += lookups.hits.load(Ordering::Relaxed);
+        users.past.1 += lookups.misses.load(Ordering::Relaxed);
+        drop(lookups);
+        users.live.retain(|user| user.strong_count() > 0);
+    }
+
+    fn begin_invalidation(&self) {
+        self.invalidations.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn fresh_tag(&self) -> u64 {
+        self.next_tag.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The set of a page; none if the cache is off. Neighbouring pages have neighbouring sets.
+    #[inline]
+    fn set(&self, tag: u64, page: Iova, page_shift: u8) -> Option<&Set> {
+        let index = (page.0 >> page_shift).wrapping_add(tag.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        self.sets
+            .get(index as usize & self.sets.len().wrapping_sub(1))
+    }
+}
+
+#[inline]
+fn key(tag: u64, generation: u64, page: Iova, page_shift: u8) -> Key {
+    let generation = generation % GENERATIONS;
+    Key {
+        tag,
+        page: page.0 & PAGE_MASK | u64::from(page_shift) << 6 | generation,
+    }
+}
+
+/// The page of a key, and its size.
+fn page_of(key: Key) -> (u64, u8) {
+    (key.page & PAGE_MASK, (key.page >> 6) as u8 & 0x3f)
+}
+
+fn shifts_of(mut mask: u64) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let shift = mask.checked_ilog2()? as u8;
+        mask &= !(1 << shift);
+        Some(shift)
+    })
+}
