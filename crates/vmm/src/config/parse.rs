@@ -1,0 +1,179 @@
+//! From the text of an option to its meaning.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::options::{Options, split_head};
+use super::{
+    ConfigError, DeviceConfig, EduConfig, FeatureChange, IommuConfig, MemorySize, Module,
+    VirtioBlkConfig, VtdOptions,
+};
+
+impl FromStr for MemorySize {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let (digits, shift) = match text.char_indices().last() {
+            Some((at, 'k' | 'K')) => (&text[..at], 10),
+            Some((at, 'm' | 'M')) => (&text[..at], 20),
+            Some((at, 'g' | 'G')) => (&text[..at], 30),
+            _ => (text, 20),
+        };
+        let number = digits
+            .parse::<u64>()
+            .ok()
+            .filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))
+            .ok_or_else(|| ConfigError::MemorySyntax {
+                text: text.to_owned(),
+            })?;
+        Self::from_bytes(number.saturating_mul(1 << shift))
+    }
+}
+
+impl FromStr for Module {
+    type Err = ConfigError;
+
+    /// `PATH[,cmdline=TEXT]`: the command line is everything to the end, commas and all.
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let (path, cmdline) = text.split_once(",cmdline=").unwrap_or((text, ""));
+        if path.is_empty() {
+            return Err(ConfigError::EmptyPath { what: "--initrd" });
+        }
+        Ok(Self {
+            path: PathBuf::from(path),
+            cmdline: cmdline.to_owned(),
+        })
+    }
+}
+
+impl FromStr for IommuConfig {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let (kind, words) = split_head(text);
+        match kind.as_str() {
+            "none" => Options::new("the machine without a unit", words, &[]).map(|_| Self::None),
+            "vtd" => vtd(words).map(Self::Vtd),
+            _ => Err(ConfigError::UnknownKind {
+                what: "remapping unit",
+                name: kind,
+                known: &["vtd", "none"],
+            }),
+        }
+    }
+}
+
+fn vtd(words: Vec<String>) -> Result<VtdOptions, ConfigError> {
+    let options = Options::new(
+        "vtd",
+        words,
+        &[
+            "aw",
+            "intremap",
+            "eim",
+            "caching-mode",
+            "pass-through",
+            "caches",
+            "fault-records",
+        ],
+    )?;
+    let default = VtdOptions::default();
+    let address_width = options
+        .number("aw", "39, 48 or 57", |bits| matches!(bits, 39 | 48 | 57))?
+        .map_or(default.address_width, |bits| bits as u8);
+    let intremap = options.switch("intremap", default.intremap)?;
+    // Without interrupt remapping there is nothing to extend, unless it is asked for by name.
+    let eim = options.switch("eim", default.eim && intremap)?;
+    if eim && !intremap {
+        return Err(ConfigError::Value {
+            what: "vtd",
+            key: "eim",
+            value: "on".to_owned(),
+            wanted: "off when intremap=off",
+        });
+    }
+    Ok(VtdOptions {
+        address_width,
+        intremap,
+        eim,
+        caching_mode: options.switch("caching-mode", default.caching_mode)?,
+        pass_through: options.switch("pass-through", default.pass_through)?,
+        caches: options.switch("caches", default.caches)?,
+        fault_records: options
+            .number("fault-records", "1 to 256", |n| (1..=256).contains(&n))?
+            .map_or(default.fault_records, |n| n as u16),
+    })
+}
+
+impl FromStr for DeviceConfig {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let (kind, words) = split_head(text);
+        match kind.as_str() {
+            "virtio-blk" => virtio_blk(words).map(Self::VirtioBlk),
+            "edu" => edu(words).map(Self::Edu),
+            _ => Err(ConfigError::UnknownKind {
+                what: "device",
+                name: kind,
+                known: &["virtio-blk", "edu"],
+            }),
+        }
+    }
+}
+
+fn virtio_blk(words: Vec<String>) -> Result<VirtioBlkConfig, ConfigError> {
+    let options = Options::new(
+        "virtio-blk",
+        words,
+        &["path", "iommu", "readonly", "queues"],
+    )?;
+    Ok(VirtioBlkConfig {
+        path: options.path("path")?,
+        iommu: options.switch("iommu", true)?,
+        read_only: options.switch("readonly", false)?,
+        queues: options
+            .number("queues", "1 to 256", |n| {
+                (1..=u64::from(VirtioBlkConfig::MAX_QUEUES)).contains(&n)
+            })?
+            .map(|n| n as u16),
+    })
+}
+
+fn edu(words: Vec<String>) -> Result<EduConfig, ConfigError> {
+    let options = Options::new("edu", words, &["iommu", "dma-mask"])?;
+    let default = EduConfig::default();
+    Ok(EduConfig {
+        iommu: options.switch("iommu", default.iommu)?,
+        dma_mask: options
+            .number("dma-mask", "a mask of address bits from bit 0 up", |mask| {
+                mask != 0 && mask & mask.wrapping_add(1) == 0
+            })?
+            .unwrap_or(default.dma_mask),
+    })
+}
+
+impl FromStr for FeatureChange {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let (enable, name) = match (text.strip_prefix('+'), text.strip_prefix('-')) {
+            (Some(name), _) => (true, name),
+            (_, Some(name)) => (false, name),
+            _ => (false, ""),
+        };
+        let named = !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+        if !named {
+            return Err(ConfigError::FeatureSyntax {
+                text: text.to_owned(),
+            });
+        }
+        Ok(Self {
+            name: name.to_ascii_lowercase(),
+            enable,
+        })
+    }
+}

@@ -1,0 +1,7 @@
+//! The reference virtual machine monitor: a KVM machine whose devices sit behind the project's
+//! remapping units.
+
+#![deny(missing_docs)]
+
+pub mod config;
+pub mod layout;
