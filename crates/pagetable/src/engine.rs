@@ -1,0 +1,324 @@
+//! The walk that all formats share: from table to table, 512 entries of 8 bytes each.
+
+use vm_iommu_spec::{Access, PhysAddr};
+
+use crate::walk::{Attributes, Reason, Visited, Walk, WalkFault};
+use crate::{BadAddress, TableMemory};
+
+/// How often a walk is repeated because another party changed an entry between its load and the
+/// update of its flags. A hostile party can change it every time.
+const MAX_REREADS: usize = 8;
+
+/// Where a walk may start: a table, its level, and what the levels above it permit. The root is
+/// one; a walk reports the tables below it, which a paging-structure cache may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The table.
+    pub(crate) table: u64,
+    /// The level of the table's entries, 1 for the lowest.
+    pub(crate) level: u8,
+    /// The bitwise and of the entries above, after [`Format::DENIALS`] are inverted.
+    pub(crate) rights: u64,
+}
+
+impl Position {
+    pub(crate) const fn root(table: PhysAddr, level: u8) -> Self {
+        Self {
+            table: table.0,
+            level,
+            rights: u64::MAX,
+        }
+    }
+
+    /// The level of the table's entries, 1 for the lowest.
+    pub const fn level(&self) -> u8 {
+        self.level
+    }
+
+    /// The address of the table.
+    pub const fn table(&self) -> PhysAddr {
+        PhysAddr(self.table)
+    }
+
+    /// How many of an address's lower bits the table translates. All addresses with the same
+    /// upper bits use the same table.
+    pub const fn reach(&self) -> u8 {
+        table_reach(self.level)
+    }
+}
+
+/// How many of an address's lower bits a table of `level` translates: 12 in the page, 9 a level.
+pub(crate) const fn table_reach(level: u8) -> u8 {
+    12 + 9 * level
+}
+
+/// How many of an address's lower bits one entry of `level` translates.
+pub(crate) const fn entry_reach(level: u8) -> u8 {
+    3 + 9 * level
+}
+
+/// Where the entry for `address` is, in a table of `level`, 1 to 6.
+#[inline(always)]
+pub(crate) const fn entry_address(table: u64, level: u8, address: u64) -> u64 {
+    table.wrapping_add((address >> entry_reach(level) & 0x1ff) << 3)
+}
+
+/// What an entry leads to.
+#[derive(Clone, Copy)]
+pub(crate) enum Next {
+    /// A table, of a level below the entry's.
+    Table { address: u64, level: u8 },
+    /// A page of `1 << shift` bytes that begins at `address`.
+    Page { address: u64, shift: u8 },
+}
+
+/// A table format: what its entries mean.
+pub(crate) trait Format {
+    /// Entry bits that forbid when set. Other bits permit when set, if they concern permission.
+    const DENIALS: u64;
+
+    /// Decodes and checks a present entry of `level`, but for permissions.
+    fn decode(&self, level: u8, entry: u64, address: u64) -> Result<Next, Reason>;
+
+    /// Whether `rights`, the combined entries down to some level, refuse `access`.
+    fn refusal(&self, rights: u64, access: Access) -> Option<Reason>;
+
+    /// What `rights`, the combined entries of a whole walk, permit to requests of the same
+    /// privilege as `access`.
+    fn permissions(&self, rights: u64, access: Access) -> Access;
+
+    /// The attributes of a page.
+    fn attributes(&self, page: u64, shift: u8, rights: u64) -> Attributes;
+
+    /// Flags that a use of an entry sets: the accessed flag, in a page's entry the dirty flag if
+    /// `writes`. None if the format is configured without.
+    fn flags(&self, is_page: bool, writes: bool) -> u64;
+}
+
+/// Where a walker finds entries.
+pub(crate) trait Tables {
+    /// What a walk in these tables may fail with.
+    type Fault: From<WalkFault>;
+
+    /// Loads the entry at `address`; `Err(None)` if the table is not in memory.
+    fn load(&self, address: u64) -> Result<u64, Option<Self::Fault>>;
+
+    /// Replaces the entry at `address` by `new` if it still is `old`, and says whether it was.
+    fn update(&self, address: u64, old: u64, new: u64) -> Result<bool, Option<Self::Fault>>;
+}
+
+/// Tables whose entries point to each other by the addresses of [`TableMemory`].
+pub(crate) struct Direct<'a, M: ?Sized>(pub &'a M);
+
+impl<M: TableMemory + ?Sized> Tables for Direct<'_, M> {
+    type Fault = WalkFault;
+
+    #[inline(always)]
+    fn load(&self, address: u64) -> Result<u64, Option<WalkFault>> {
+        self.0.load(PhysAddr(address)).map_err(|BadAddress(_)| None)
+    }
+
+    fn update(&self, address: u64, old: u64, new: u64) -> Result<bool, Option<WalkFault>> {
+        match self.0.compare_exchange(PhysAddr(address), old, new) {
+            Ok(found) => Ok(found.is_ok()),
+            Err(BadAddress(_)) => Err(None),
+        }
+    }
+}
+
+/// What is asked of a walk.
+#[derive(Clone, Copy)]
+pub(crate) struct Request {
+    pub address: u64,
+    pub access: Access,
+    /// Whether flags are left as they are.
+    pub probe: bool,
+}
+
+/// Walks from `start`, which translates all of the request's address. At most `start.level`
+/// entries are read; `MAX_REREADS` times more if flags are set and entries change meanwhile.
+#[inline(always)]
+pub(crate) fn walk<F: Format, T: Tables>(
+    format: &F,
+    tables: &T,
+    start: Position,
+    request: Request,
+) -> Result<Walk, T::Fault> {
+    let mut level = start.level;
+    for _ in 0..=MAX_REREADS {
+        match attempt(format, tables, start, request)? {
+            Ok(walk) => return Ok(walk),
+            Err(contended) => level = contended,
+        }
+    }
+    let visited = Visited::default();
+    Err(WalkFault {
+        level,
+        reason: Reason::Contended,
+        visited,
+    }
+    .into())
+}
+
+/// One walk; the inner error is the level of an entry that changed before its flags were set.
+#[inline(always)]
+fn attempt<F: Format, T: Tables>(
+    format: &F,
+    tables: &T,
+    start: Position,
+    request: Request,
+) -> Result<Result<Walk, u8>, T::Fault> {
+    let Request {
+        address,
+        access,
+        probe,
+    } = request;
+    let mut visited = Visited::default();
+    let Position {
+        mut table,
+        mut level,
+        mut rights,
+    } = start;
+    let (page, shift, entry) = loop {
+        let place = entry_address(table, level, address);
+        let entry = match tables.load(place) {
+            Ok(entry) => entry,
+            Err(fault) => {
+                visited.push(level, place, 0);
+                return Err(inaccessible(level, visited, fault));
+            }
+        };
+        visited.push(level, place, entry);
+        rights &= entry ^ F::DENIALS;
+        match format.decode(level, entry, address) {
+            Ok(Next::Table {
+                address,
+                level: below,
+            }) => {
+                debug_assert!(below < level);
+                (table, level) = (address, below);
+            }
+            Ok(Next::Page { address, shift }) => break (address, shift, entry),
+            Err(reason) => {
+                return Err(WalkFault {
+                    level,
+                    reason,
+                    visited,
+                }
+                .into());
+            }
+        }
+    };
+    if format.refusal(rights, access).is_some() {
+        return Err(denied(format, start, access, visited).into());
+    }
+    let permissions = format.permissions(rights, access);
+    let mut cacheable = permissions;
+    if format.flags(true, true) != 0 {
+        match set_flags(format, tables, &visited, access.writes(), probe)? {
+            Flags::Set => {}
+            Flags::Unset => cacheable = Access::empty(),
+            Flags::Contended(level) => return Ok(Err(level)),
+        }
+        if !access.writes() && format.flags(true, true) & !format.flags(true, false) & !entry != 0 {
+            cacheable -= Access::WRITE;
+        }
+    }
+    let offset = address & (1u64.checked_shl(shift.into()).unwrap_or(0)).wrapping_sub(1);
+    Ok(Ok(Walk {
+        output: PhysAddr(page | offset),
+        page_shift: shift,
+        permissions,
+        cacheable,
+        attributes: format.attributes(entry, shift, rights),
+        visited,
+    }))
+}
+
+enum Flags {
+    Set,
+    /// A probe found flags to set and left them.
+    Unset,
+    /// The entry of this level changed since it was read.
+    Contended(u8),
+}
+
+/// Sets accessed and dirty flags in the entries of a successful walk, the topmost first.
+#[inline(never)]
+fn set_flags<F: Format, T: Tables>(
+    format: &F,
+    tables: &T,
+    visited: &Visited,
+    writes: bool,
+    probe: bool,
+) -> Result<Flags, T::Fault> {
+    let count = visited.len();
+    for (i, step) in visited.iter().enumerate() {
+        let flags = format.flags(i + 1 == count, writes);
+        if step.entry & flags == flags {
+            continue;
+        }
+        if probe {
+            return Ok(Flags::Unset);
+        }
+        match tables.update(step.address.0, step.entry, step.entry | flags) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Flags::Contended(step.level)),
+            Err(fault) => return Err(inaccessible(step.level, *visited, fault)),
+        }
+    }
+    Ok(Flags::Set)
+}
+
+#[cold]
+fn inaccessible<E: From<WalkFault>>(level: u8, visited: Visited, fault: Option<E>) -> E {
+    fault.unwrap_or_else(|| {
+        WalkFault {
+            level,
+            reason: Reason::TableAccess,
+            visited,
+        }
+        .into()
+    })
+}
+
+/// The fault of a walk that reached a page but may not access it: at the topmost entry that
+/// takes away what is missing.
+#[cold]
+fn denied<F: Format>(format: &F, start: Position, access: Access, visited: Visited) -> WalkFault {
+    let mut rights = start.rights;
+    let mut fault = WalkFault {
+        level: start.level,
+        reason: Reason::NotPresent,
+        visited,
+    };
+    for step in visited.iter() {
+        rights &= step.entry ^ F::DENIALS;
+        fault.level = step.level;
+        if let Some(reason) = format.refusal(rights, access) {
+            fault.reason = reason;
+            break;
+        }
+    }
+    fault
+}
+
+/// The positions below `start` that a walk passed, which a paging-structure cache may hold.
+pub(crate) fn positions<'a, F: Format>(
+    format: &'a F,
+    start: Position,
+    address: u64,
+    visited: &'a Visited,
+) -> impl Iterator<Item = Position> + 'a {
+    visited.iter().scan(start.rights, move |rights, step| {
+        *rights &= step.entry ^ F::DENIALS;
+        match format.decode(step.level, step.entry, address) {
+            Ok(Next::Table { address, level }) => Some(Position {
+                table: address,
+                level,
+                rights: *rights,
+            }),
+            _ => None,
+        }
+    })
+}

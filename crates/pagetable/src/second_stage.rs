@@ -1,0 +1,360 @@
+//! VT-d second-stage tables (sections 3.7 and 9.8).
+
+use vm_iommu_spec::vtd::{self, SecondStageEntry as Entry};
+use vm_iommu_spec::{Access, FaultReason, Iova, PhysAddr};
+
+use crate::TableMemory;
+use crate::engine::{self, Direct, Format, Next, Position, Request};
+use crate::walk::{AttributeFlags, Attributes, Reason, Visited, Walk, WalkFault};
+
+/// How many levels the tables have, and so how wide the addresses are that they translate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Levels {
+    /// Three: 39 bits.
+    Three = 3,
+    /// Four: 48 bits.
+    Four = 4,
+    /// Five: 57 bits.
+    Five = 5,
+}
+
+impl Levels {
+    /// Decodes the AW field of a context or PASID entry, 3 bits (sections 9.3 and 9.6), an
+    /// adjusted guest address width; `None` if the encoding is reserved.
+    pub const fn from_agaw(field: u8) -> Option<Self> {
+        match field {
+            1 => Some(Self::Three),
+            2 => Some(Self::Four),
+            3 => Some(Self::Five),
+            _ => None,
+        }
+    }
+
+    /// The inverse of [`from_agaw`](Self::from_agaw).
+    pub const fn agaw(self) -> u8 {
+        self.count() - 2
+    }
+
+    /// How many levels.
+    pub const fn count(self) -> u8 {
+        self as u8
+    }
+
+    /// The width in bits of the addresses that the tables translate.
+    pub const fn address_width(self) -> u8 {
+        engine::table_reach(self.count())
+    }
+}
+
+/// How a unit and the entry that points to the tables configure them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SecondStageConfig {
+    /// The AW field of the context or PASID entry.
+    pub levels: Levels,
+    /// CAP.SSLPS bit 0: entries of level 2 may map 2-MiB pages.
+    pub two_mib_pages: bool,
+    /// CAP.SSLPS bit 1: entries of level 3 may map 1-GiB pages.
+    pub one_gib_pages: bool,
+    /// Width in bits of the unit's physical addresses (HAW), 32 to 52: address bits above are
+    /// reserved in entries.
+    pub host_address_width: u8,
+    /// ECAP.SC: the SNP field is defined, otherwise reserved.
+    pub snoop_control: bool,
+    /// Whether the TM field is defined, otherwise reserved: units with device-TLBs, before
+    /// revision 3.2 of the architecture.
+    pub transient_mapping: bool,
+    /// Whether the X field takes part, as the PASID entry enables; otherwise it is ignored, and
+    /// whoever may read may execute.
+    pub execute: bool,
+    /// SSADE of the PASID entry: walks set accessed and dirty flags.
+    pub accessed_dirty: bool,
+}
+
+impl SecondStageConfig {
+    /// Tables of a legacy-mode unit with all page sizes, 52-bit physical addresses and snoop
+    /// control.
+    pub const fn new(levels: Levels) -> Self {
+        Self {
+            levels,
+            two_mib_pages: true,
+            one_gib_pages: true,
+            host_address_width: 52,
+            snoop_control: true,
+            transient_mapping: false,
+            execute: false,
+            accessed_dirty: false,
+        }
+    }
+}
+
+/// The format of one set of second-stage tables: a [`SecondStageConfig`] made ready for walks.
+#[derive(Clone, Copy, Debug)]
+pub struct SecondStage {
+    config: SecondStageConfig,
+    /// By level, the bits reserved in an entry that points to a table.
+    reserved_table: [u64; 8],
+    /// By level, the bits reserved in an entry that maps a page.
+    reserved_page: [u64; 8],
+    /// The bits of which one makes an entry present.
+    present: u64,
+    /// The accessed flag, if walks set it.
+    accessed: u64,
+    /// The dirty flag, if walks set it.
+    dirty: u64,
+    /// A bit for each level above 1 whose entries may map pages.
+    large: u8,
+}
+
+impl SecondStage {
+    /// Prepares the format. A host address width outside of 12 to 52 counts as the nearer of
+    /// these.
+    pub const fn new(config: SecondStageConfig) -> Self {
+        let haw = match config.host_address_width {
+            0..=12 => 12,
+            width @ 13..=51 => width,
+            _ => 52,
+        };
+        let beyond_haw = Entry::FRAME & !((1 << haw) - 1);
+        let mut reserved_table = [0; 8];
+        let mut reserved_page = [0; 8];
+        let mut level = 1;
+        while level < 6 {
+            reserved_table[level] = beyond_haw | Entry::TRANSIENT | Entry::SNOOP | Entry::PAGE_SIZE;
+            let misaligned = Entry::FRAME & ((1 << engine::entry_reach(level as u8)) - 1);
+            reserved_page[level] = beyond_haw | misaligned;
+            if !config.snoop_control {
+                reserved_page[level] |= Entry::SNOOP;
+            }
+            if !config.transient_mapping {
+                reserved_page[level] |= Entry::TRANSIENT;
+            }
+            level += 1;
+        }
+        Self {
+            config,
+            reserved_table,
+            reserved_page,
+            present: Entry::READ | Entry::WRITE | if config.execute { Entry::EXECUTE } else { 0 },
+            accessed: if config.accessed_dirty {
+                Entry::ACCESSED
+            } else {
+                0
+            },
+            dirty: if config.accessed_dirty {
+                Entry::DIRTY
+            } else {
+                0
+            },
+            large: (config.two_mib_pages as u8) << 2 | (config.one_gib_pages as u8) << 3,
+        }
+    }
+
+    /// The configuration.
+    pub const fn config(&self) -> &SecondStageConfig {
+        &self.config
+    }
+
+    /// The position of the table at `root`, a multiple of 4096: where uncached walks start.
+    pub const fn root(&self, root: PhysAddr) -> Position {
+        Position::root(root, self.config.levels.count())
+    }
+
+    /// Translates `iova` for `access` with the tables at `root`, as the unit does for a request,
+    /// and sets accessed and dirty flags if configured.
+    ///
+    /// # Errors
+    /// [`WalkFault`] with the entry that refused and why. The tables' width is checked; the
+    /// unit's own limit (MGAW) is not.
+    #[inline]
+    pub fn walk<M: TableMemory + ?Sized>(
+        &self,
+        memory: &M,
+        root: PhysAddr,
+        iova: Iova,
+        access: Access,
+    ) -> Result<Walk, WalkFault> {
+        let request = Request {
+            address: iova.0,
+            access,
+            probe: false,
+        };
+        self.run(memory, self.root(root), request)
+    }
+
+    /// The same as [`walk`](Self::walk), but sets no flags.
+    ///
+    /// # Errors
+    /// As [`walk`](Self::walk).
+    pub fn probe<M: TableMemory + ?Sized>(
+        &self,
+        memory: &M,
+        root: PhysAddr,
+        iova: Iova,
+        access: Access,
+    ) -> Result<Walk, WalkFault> {
+        let request = Request {
+            address: iova.0,
+            access,
+            probe: true,
+        };
+        self.run(memory, self.root(root), request)
+    }
+
+    /// The same as [`walk`](Self::walk), from a position that a paging-structure cache holds for
+    /// this address. The entries visited are those below it. A walk that fails from there is
+    /// repeated from `root`, so a fault never rests on what was cached.
+    ///
+    /// # Errors
+    /// As [`walk`](Self::walk).
+    pub fn walk_from<M: TableMemory + ?Sized>(
+        &self,
+        memory: &M,
+        cached: Position,
+        root: PhysAddr,
+        iova: Iova,
+        access: Access,
+    ) -> Result<Walk, WalkFault> {
+        let request = Request {
+            address: iova.0,
+            access,
+            probe: false,
+        };
+        self.run(memory, cached, request)
+            .or_else(|_| self.run(memory, self.root(root), request))
+    }
+
+    /// The positions that a walk of `iova` from `start` passed, the topmost first: what a
+    /// paging-structure cache may hold for all addresses that share the bits above
+    /// [`Position::reach`].
+    pub fn positions<'a>(
+        &'a self,
+        start: Position,
+        iova: Iova,
+        visited: &'a Visited,
+    ) -> impl Iterator<Item = Position> + 'a {
+        engine::positions(self, start, iova.0, visited)
+    }
+
+    /// The fault reason that a unit in legacy mode records for a fault of these tables
+    /// (section 7.1.3).
+    pub fn legacy_fault(reason: Reason, access: Access) -> FaultReason {
+        FaultReason::Vtd(match reason {
+            Reason::BeyondWidth | Reason::NotCanonical => vtd::FaultReason::AddressBeyondMgaw,
+            Reason::NotPresent if access.writes() => vtd::FaultReason::WriteDenied,
+            Reason::WriteDenied => vtd::FaultReason::WriteDenied,
+            Reason::TableAccess => vtd::FaultReason::PagingEntryAccess,
+            Reason::Reserved { .. } | Reason::NextLevel { .. } | Reason::SkippedBits => {
+                vtd::FaultReason::PagingEntryReserved
+            }
+            Reason::Contended => return FaultReason::Contended,
+            Reason::NotPresent
+            | Reason::ReadDenied
+            | Reason::ExecuteDenied
+            | Reason::PrivilegeDenied => vtd::FaultReason::ReadDenied,
+        })
+    }
+
+    #[inline]
+    fn run<M: TableMemory + ?Sized>(
+        &self,
+        memory: &M,
+        start: Position,
+        request: Request,
+    ) -> Result<Walk, WalkFault> {
+        if request.address >> self.config.levels.address_width() != 0 {
+            let visited = Visited::default();
+            return Err(WalkFault {
+                level: 0,
+                reason: Reason::BeyondWidth,
+                visited,
+            });
+        }
+        engine::walk(self, &Direct(memory), start, request)
+    }
+}
+
+impl Format for SecondStage {
+    const DENIALS: u64 = 0;
+
+    #[inline(always)]
+    fn decode(&self, level: u8, entry: u64, _address: u64) -> Result<Next, Reason> {
+        if entry & self.present == 0 {
+            return Err(Reason::NotPresent);
+        }
+        let is_page =
+            level == 1 || entry & Entry::PAGE_SIZE != 0 && self.large >> (level & 7) & 1 != 0;
+        let reserved = if is_page {
+            &self.reserved_page
+        } else {
+            &self.reserved_table
+        };
+        let bits = entry & reserved[usize::from(level & 7)];
+        if bits != 0 {
+            return Err(Reason::Reserved {
+                bit: bits.trailing_zeros() as u8,
+            });
+        }
+        let address = entry & Entry::FRAME;
+        Ok(if is_page {
+            Next::Page {
+                address,
+                shift: engine::entry_reach(level),
+            }
+        } else {
+            Next::Table {
+                address,
+                level: level - 1,
+            }
+        })
+    }
+
+    #[inline(always)]
+    fn refusal(&self, rights: u64, access: Access) -> Option<Reason> {
+        if access.writes() && rights & Entry::WRITE == 0 {
+            Some(Reason::WriteDenied)
+        } else if access.reads() && rights & Entry::READ == 0 {
+            Some(Reason::ReadDenied)
+        } else if access.contains(Access::EXECUTE)
+            && !self.permissions(rights, access).contains(Access::EXECUTE)
+        {
+            Some(Reason::ExecuteDenied)
+        } else {
+            None
+        }
+    }
+
+    #[inline(always)]
+    fn permissions(&self, rights: u64, _access: Access) -> Access {
+        // R and W stand where READ and WRITE do.
+        let mut permissions = Access::from_bits_truncate((rights & 3) as u8);
+        let execute = if self.config.execute {
+            Entry::EXECUTE
+        } else {
+            Entry::READ
+        };
+        permissions.set(Access::EXECUTE, rights & execute != 0);
+        permissions
+    }
+
+    #[inline(always)]
+    fn attributes(&self, page: u64, _shift: u8, _rights: u64) -> Attributes {
+        let mut flags = AttributeFlags::empty();
+        flags.set(AttributeFlags::SNOOP, page & Entry::SNOOP != 0);
+        flags.set(AttributeFlags::TRANSIENT, page & Entry::TRANSIENT != 0);
+        flags.set(AttributeFlags::IGNORE_PAT, page & 1 << 6 != 0);
+        Attributes {
+            flags,
+            memory_type: (page >> 3 & 7) as u8,
+        }
+    }
+
+    #[inline(always)]
+    fn flags(&self, is_page: bool, writes: bool) -> u64 {
+        self.accessed | if is_page && writes { self.dirty } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests;
