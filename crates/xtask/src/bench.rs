@@ -100,7 +100,7 @@ fn boot_bench(args: &BootBenchArgs) -> Result<bool> {
     let binary = workspace::build_vmm()?;
     let place = place::choose(args.place, Some(&binary))?;
     let qemu_version = qemu_version()?;
-    let folder = workspace::run_folder(&format!("bench-{}", std::process::id()))?;
+    let folder = workspace::run_folder("bench")?;
     let programs = [Vmm::VmIommu, Vmm::Qemu]
         .map(|vmm| boot::program(vmm, Some(&binary)))
         .into_iter()

@@ -35,7 +35,12 @@ pub struct BootArgs {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// More words for the kernel's command line.
-    #[arg(long, value_name = "WORDS", default_value = "")]
+    #[arg(
+        long,
+        value_name = "WORDS",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
     cmdline: String,
     /// Which VMM runs the guest.
     #[arg(long, value_enum, default_value_t = Vmm::VmIommu)]
@@ -147,7 +152,7 @@ pub fn run_guests(
     };
     tools::ensure(needed)?;
     let bed = TestBed::new(place, vec![program(vmm, binary)?]);
-    let folder = workspace::run_folder(&format!("boot-{}", std::process::id()))?;
+    let folder = workspace::run_folder("boot")?;
     let mut machines = Vec::new();
     let mut jobs = Vec::new();
     for guest in guests {

@@ -170,7 +170,7 @@ fn demo(binary: &Path) -> Result<(bool, String)> {
     tools::ensure(&[tools::BUSYBOX, tools::QEMU, tools::KEYRING])?;
     let program: Program = hypervisor::our_program(binary);
     let bed = TestBed::new(Place::Box, vec![program]);
-    let folder = workspace::run_folder(&format!("demo-{}", std::process::id()))?;
+    let folder = workspace::run_folder("demo")?;
     let job = Job {
         name: "demo".to_owned(),
         argv: vec![bed.program("vm-iommu"), "demo".to_owned()],

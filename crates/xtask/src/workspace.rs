@@ -83,14 +83,31 @@ fn executable_of(line: &str) -> Option<String> {
     message["executable"].as_str().map(str::to_owned)
 }
 
-/// A fresh folder in the target folder for one run's inputs and results.
+/// A fresh folder in the target folder for one run's inputs and results. Folders that earlier
+/// runs left for a look at their consoles are removed.
 pub fn run_folder(name: &str) -> Result<PathBuf> {
-    let dir = target().join("vm-iommu-runs").join(name);
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).with_context(|| format!("cannot clear {}", dir.display()))?;
-    }
+    let runs = target().join("vm-iommu-runs");
+    remove_left_over(&runs);
+    let dir = runs.join(format!("{name}-{}", std::process::id()));
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
+}
+
+/// Removes the run folders of processes that are gone, as far as that can be done.
+fn remove_left_over(runs: &Path) {
+    let Ok(entries) = std::fs::read_dir(runs) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .rsplit('-')
+            .next()
+            .and_then(|id| id.parse::<u32>().ok());
+        if owner.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            std::fs::remove_dir_all(entry.path()).ok();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -111,5 +128,19 @@ mod tests {
         let library = r#"{"target":{"name":"vm-iommu"},"executable":null}"#;
         assert_eq!(executable_of(library), None);
         assert_eq!(executable_of("warning: text"), None);
+    }
+
+    #[test]
+    fn only_the_folders_of_dead_runs_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = format!("boot-{}", std::process::id());
+        // Process ids end well below this.
+        for name in [own.as_str(), "boot-4294967295", "notes"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        remove_left_over(dir.path());
+        assert!(dir.path().join(own).exists());
+        assert!(!dir.path().join("boot-4294967295").exists());
+        assert!(dir.path().join("notes").exists());
     }
 }
