@@ -63,7 +63,10 @@ reasons! {
     PagingEntryReserved = 0x0c, "reserved field set in second-stage entry";
     /// A translation request or a translated request, which the context entry blocks.
     TranslationTypeBlocked = 0x0d, "request type blocked by the context entry";
-    /// The reserved bit pattern of an interrupt request in remappable format is wrong.
+    /// The output address of a translation is in the interrupt address range (0xFEEx_xxxx).
+    /// Linux's driver has no text for this reason.
+    OutputInterruptRange = 0x0e, "output address in the interrupt address range";
+    /// A reserved field of an interrupt request in remappable format is not zero.
     IrRequestReserved = 0x20, "reserved field set in interrupt request";
     /// The interrupt index is beyond the interrupt remapping table.
     IrIndexBeyondTable = 0x21, "interrupt index beyond the table";
@@ -77,12 +80,44 @@ reasons! {
     IrCompatibilityBlocked = 0x25, "compatibility-format interrupt blocked";
     /// The requester is not the one that the entry verifies.
     IrSourceInvalid = 0x26, "interrupt requester failed verification";
+    /// The posted interrupt descriptor is not accessible.
+    IrPostedAccess = 0x27, "posted interrupt descriptor not accessible";
+    /// A reserved field of the posted interrupt descriptor is not zero.
+    IrPostedReserved = 0x28, "reserved field set in posted interrupt descriptor";
+    /// A request without PASID to the interrupt address range that is no interrupt: not a write
+    /// of one aligned doubleword.
+    IrRequestInvalid = 0x29, "request to the interrupt address range is no interrupt";
+    /// The root table address register names a table mode that is reserved or that the unit does
+    /// not support.
+    RootTableAddressInvalid = 0x30, "table mode of the root table address invalid";
+    /// A request with PASID while the root table is in legacy mode.
+    PasidInLegacyMode = 0x31, "request with PASID in legacy mode";
 }
 
 impl FaultReason {
     /// The 8-bit encoding.
     pub const fn code(self) -> u8 {
         self as u8
+    }
+
+    /// Whether the FPD field of the context entry or interrupt remapping entry that was used
+    /// keeps the fault from being recorded (a "qualified" fault). The others arise before such
+    /// an entry is known.
+    pub const fn is_qualified(self) -> bool {
+        !matches!(
+            self,
+            Self::RootEntryNotPresent
+                | Self::RootTableAccess
+                | Self::ContextTableAccess
+                | Self::RootEntryReserved
+                | Self::IrRequestReserved
+                | Self::IrIndexBeyondTable
+                | Self::IrTableAccess
+                | Self::IrCompatibilityBlocked
+                | Self::IrRequestInvalid
+                | Self::RootTableAddressInvalid
+                | Self::PasidInLegacyMode
+        )
     }
 
     /// Whether the reason belongs to interrupt remapping.
