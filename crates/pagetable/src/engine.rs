@@ -65,19 +65,35 @@ pub(crate) const fn entry_address(table: u64, level: u8, address: u64) -> u64 {
 
 /// What an entry leads to.
 #[derive(Clone, Copy)]
-pub(crate) enum Next {
+pub enum Next {
     /// A table, of a level below the entry's.
-    Table { address: u64, level: u8 },
+    Table {
+        /// Where it is.
+        address: u64,
+        /// The level of its entries.
+        level: u8,
+    },
     /// A page of `1 << shift` bytes that begins at `address`.
-    Page { address: u64, shift: u8 },
+    Page {
+        /// Where it begins.
+        address: u64,
+        /// Base-2 logarithm of its size in bytes.
+        shift: u8,
+    },
 }
 
-/// A table format: what its entries mean.
-pub(crate) trait Format {
+/// A table format: what its entries mean to a walk.
+pub trait Format {
     /// Entry bits that forbid when set. Other bits permit when set, if they concern permission.
     const DENIALS: u64;
 
-    /// Decodes and checks a present entry of `level`, but for permissions.
+    /// The level of the root table's entries.
+    fn root_level(&self) -> u8;
+
+    /// Whether the tables translate `address` at all.
+    fn check_address(&self, address: u64) -> Result<(), Reason>;
+
+    /// Decodes and checks an entry of `level`, but for permissions.
     fn decode(&self, level: u8, entry: u64, address: u64) -> Result<Next, Reason>;
 
     /// Whether `rights`, the combined entries down to some level, refuse `access`.
@@ -138,12 +154,20 @@ pub(crate) struct Request {
 /// Walks from `start`, which translates all of the request's address. At most `start.level`
 /// entries are read; `MAX_REREADS` times more if flags are set and entries change meanwhile.
 #[inline(always)]
-pub(crate) fn walk<F: Format, T: Tables>(
+pub(crate) fn walk<F: Format + ?Sized, T: Tables>(
     format: &F,
     tables: &T,
     start: Position,
     request: Request,
 ) -> Result<Walk, T::Fault> {
+    if let Err(reason) = format.check_address(request.address) {
+        return Err(WalkFault {
+            level: 0,
+            reason,
+            visited: Visited::default(),
+        }
+        .into());
+    }
     let mut level = start.level;
     for _ in 0..=MAX_REREADS {
         match attempt(format, tables, start, request)? {
@@ -162,7 +186,7 @@ pub(crate) fn walk<F: Format, T: Tables>(
 
 /// One walk; the inner error is the level of an entry that changed before its flags were set.
 #[inline(always)]
-fn attempt<F: Format, T: Tables>(
+fn attempt<F: Format + ?Sized, T: Tables>(
     format: &F,
     tables: &T,
     start: Position,
@@ -245,7 +269,7 @@ enum Flags {
 
 /// Sets accessed and dirty flags in the entries of a successful walk, the topmost first.
 #[inline(never)]
-fn set_flags<F: Format, T: Tables>(
+fn set_flags<F: Format + ?Sized, T: Tables>(
     format: &F,
     tables: &T,
     visited: &Visited,
@@ -285,7 +309,12 @@ fn inaccessible<E: From<WalkFault>>(level: u8, visited: Visited, fault: Option<E
 /// The fault of a walk that reached a page but may not access it: at the topmost entry that
 /// takes away what is missing.
 #[cold]
-fn denied<F: Format>(format: &F, start: Position, access: Access, visited: Visited) -> WalkFault {
+fn denied<F: Format + ?Sized>(
+    format: &F,
+    start: Position,
+    access: Access,
+    visited: Visited,
+) -> WalkFault {
     let mut rights = start.rights;
     let mut fault = WalkFault {
         level: start.level,
@@ -304,7 +333,7 @@ fn denied<F: Format>(format: &F, start: Position, access: Access, visited: Visit
 }
 
 /// The positions below `start` that a walk passed, which a paging-structure cache may hold.
-pub(crate) fn positions<'a, F: Format>(
+pub(crate) fn positions<'a, F: Format + ?Sized>(
     format: &'a F,
     start: Position,
     address: u64,

@@ -6,7 +6,8 @@
 //!
 //! ```
 //! use vm_iommu_pagetable::{
-//!     Levels, Reason, SecondStage, SecondStageConfig, TableMemory, testing::MockMemory,
+//!     Levels, Reason, SecondStage, SecondStageConfig, TableMemory, Walker,
+//!     testing::MockMemory,
 //! };
 //! use vm_iommu_spec::{Access, Iova, PhysAddr, vtd::SecondStageEntry};
 //!
@@ -35,8 +36,10 @@ mod memory;
 mod second_stage;
 pub mod testing;
 mod walk;
+mod walker;
 
 pub use engine::Position;
 pub use memory::{BadAddress, TableMemory};
 pub use second_stage::{Levels, SecondStage, SecondStageConfig};
 pub use walk::{AttributeFlags, Attributes, MAX_LEVELS, Reason, Step, Visited, Walk, WalkFault};
+pub use walker::Walker;

@@ -1,11 +1,10 @@
 //! VT-d second-stage tables (sections 3.7 and 9.8).
 
 use vm_iommu_spec::vtd::{self, SecondStageEntry as Entry};
-use vm_iommu_spec::{Access, FaultReason, Iova, PhysAddr};
+use vm_iommu_spec::{Access, FaultReason};
 
-use crate::TableMemory;
-use crate::engine::{self, Direct, Format, Next, Position, Request};
-use crate::walk::{AttributeFlags, Attributes, Reason, Visited, Walk, WalkFault};
+use crate::engine::{self, Format, Next};
+use crate::walk::{AttributeFlags, Attributes, Reason};
 
 /// How many levels the tables have, and so how wide the addresses are that they translate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,7 +88,9 @@ impl SecondStageConfig {
     }
 }
 
-/// The format of one set of second-stage tables: a [`SecondStageConfig`] made ready for walks.
+/// The format of one set of second-stage tables: a [`SecondStageConfig`] made ready for
+/// [walks](crate::Walker). Walks check the width of the tables; the unit's own limit (MGAW) is
+/// the unit's to check.
 #[derive(Clone, Copy, Debug)]
 pub struct SecondStage {
     config: SecondStageConfig,
@@ -156,87 +157,6 @@ impl SecondStage {
         &self.config
     }
 
-    /// The position of the table at `root`, a multiple of 4096: where uncached walks start.
-    pub const fn root(&self, root: PhysAddr) -> Position {
-        Position::root(root, self.config.levels.count())
-    }
-
-    /// Translates `iova` for `access` with the tables at `root`, as the unit does for a request,
-    /// and sets accessed and dirty flags if configured.
-    ///
-    /// # Errors
-    /// [`WalkFault`] with the entry that refused and why. The tables' width is checked; the
-    /// unit's own limit (MGAW) is not.
-    #[inline]
-    pub fn walk<M: TableMemory + ?Sized>(
-        &self,
-        memory: &M,
-        root: PhysAddr,
-        iova: Iova,
-        access: Access,
-    ) -> Result<Walk, WalkFault> {
-        let request = Request {
-            address: iova.0,
-            access,
-            probe: false,
-        };
-        self.run(memory, self.root(root), request)
-    }
-
-    /// The same as [`walk`](Self::walk), but sets no flags.
-    ///
-    /// # Errors
-    /// As [`walk`](Self::walk).
-    pub fn probe<M: TableMemory + ?Sized>(
-        &self,
-        memory: &M,
-        root: PhysAddr,
-        iova: Iova,
-        access: Access,
-    ) -> Result<Walk, WalkFault> {
-        let request = Request {
-            address: iova.0,
-            access,
-            probe: true,
-        };
-        self.run(memory, self.root(root), request)
-    }
-
-    /// The same as [`walk`](Self::walk), from a position that a paging-structure cache holds for
-    /// this address. The entries visited are those below it. A walk that fails from there is
-    /// repeated from `root`, so a fault never rests on what was cached.
-    ///
-    /// # Errors
-    /// As [`walk`](Self::walk).
-    pub fn walk_from<M: TableMemory + ?Sized>(
-        &self,
-        memory: &M,
-        cached: Position,
-        root: PhysAddr,
-        iova: Iova,
-        access: Access,
-    ) -> Result<Walk, WalkFault> {
-        let request = Request {
-            address: iova.0,
-            access,
-            probe: false,
-        };
-        self.run(memory, cached, request)
-            .or_else(|_| self.run(memory, self.root(root), request))
-    }
-
-    /// The positions that a walk of `iova` from `start` passed, the topmost first: what a
-    /// paging-structure cache may hold for all addresses that share the bits above
-    /// [`Position::reach`].
-    pub fn positions<'a>(
-        &'a self,
-        start: Position,
-        iova: Iova,
-        visited: &'a Visited,
-    ) -> impl Iterator<Item = Position> + 'a {
-        engine::positions(self, start, iova.0, visited)
-    }
-
     /// The fault reason that a unit in legacy mode records for a fault of these tables
     /// (section 7.1.3).
     pub fn legacy_fault(reason: Reason, access: Access) -> FaultReason {
@@ -255,28 +175,23 @@ impl SecondStage {
             | Reason::PrivilegeDenied => vtd::FaultReason::ReadDenied,
         })
     }
-
-    #[inline]
-    fn run<M: TableMemory + ?Sized>(
-        &self,
-        memory: &M,
-        start: Position,
-        request: Request,
-    ) -> Result<Walk, WalkFault> {
-        if request.address >> self.config.levels.address_width() != 0 {
-            let visited = Visited::default();
-            return Err(WalkFault {
-                level: 0,
-                reason: Reason::BeyondWidth,
-                visited,
-            });
-        }
-        engine::walk(self, &Direct(memory), start, request)
-    }
 }
 
 impl Format for SecondStage {
     const DENIALS: u64 = 0;
+
+    #[inline(always)]
+    fn root_level(&self) -> u8 {
+        self.config.levels.count()
+    }
+
+    #[inline(always)]
+    fn check_address(&self, address: u64) -> Result<(), Reason> {
+        match address >> self.config.levels.address_width() {
+            0 => Ok(()),
+            _ => Err(Reason::BeyondWidth),
+        }
+    }
 
     #[inline(always)]
     fn decode(&self, level: u8, entry: u64, _address: u64) -> Result<Next, Reason> {

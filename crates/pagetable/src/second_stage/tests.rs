@@ -1,5 +1,8 @@
+use vm_iommu_spec::{Iova, PhysAddr};
+
 use super::*;
 use crate::testing::MockMemory;
+use crate::{TableMemory, Walker};
 
 const ROOT: PhysAddr = PhysAddr(0x1000);
 const RW: u64 = Entry::READ | Entry::WRITE;
@@ -11,7 +14,7 @@ fn chain(config: &SecondStageConfig, iova: u64, leaf_level: u8) -> MockMemory {
     let mut table = ROOT.0;
     for level in (leaf_level..=config.levels.count()).rev() {
         let entry = if level > leaf_level {
-            table + 0x1000 | RW
+            (table + 0x1000) | RW
         } else {
             0x40_0000_0000 | RW | if level > 1 { Entry::PAGE_SIZE } else { 0 }
         };
