@@ -13,7 +13,9 @@ use vm_iommu_spec::{
 use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
 
 use crate::iotlb::Lookups;
-use crate::{DmaPort, DmaRemapper, DmaSession, EpochSlot, IotlbEntry, Space, Translation};
+use crate::{
+    DmaPort, DmaRemapper, DmaSession, EpochSlot, Epochs, Iotlb, IotlbEntry, Space, Translation,
+};
 
 /// The most bytes copied within one epoch, so that a drain ends soon.
 const CHUNK: usize = 16 * 1024;
@@ -35,12 +37,19 @@ pub struct Partial {
 /// function's Bus Master Enable, the unit if there is one, and ends in memory or in a fault.
 pub struct DmaHandle {
     port: Arc<DmaPort>,
+    epochs: Arc<Epochs>,
     pasid: Option<Pasid>,
     slot: Arc<EpochSlot>,
-    /// The space that the requester is bound to, by raw requester id.
-    bound: RefCell<Option<(u32, Arc<Space>)>>,
+    bound: RefCell<Option<Bound>>,
     /// Where this handle counts its lookups, behind a unit.
     lookups: Option<Arc<Lookups>>,
+}
+
+/// The outcome of the last binding: good as long as the port's word stays and the space is fresh.
+struct Bound {
+    word: u64,
+    space: Arc<Space>,
+    iotlb: Arc<Iotlb>,
 }
 
 /// Host memory behind the start of a range.
@@ -52,13 +61,14 @@ pub(crate) struct Piece {
 
 impl DmaHandle {
     pub(crate) fn new(port: Arc<DmaPort>, pasid: Option<Pasid>) -> Self {
-        let slot = port.upstream().epochs.register();
+        let epochs = Arc::clone(&port.upstream().epochs);
         let remapper = port.upstream().remapper.as_ref();
         let lookups = remapper.map(|remapper| remapper.iotlb().join());
         Self {
+            slot: epochs.register(),
             port,
+            epochs,
             pasid,
-            slot,
             bound: RefCell::default(),
             lookups,
         }
@@ -73,7 +83,19 @@ impl DmaHandle {
     ///
     /// # Errors
     /// The fault that stopped it and the bytes read before.
+    #[inline]
     pub fn read(&self, address: Iova, buffer: &mut [u8]) -> Result<(), Partial> {
+        let epoch = self.enter();
+        if let Some(memory) = self.whole_hit(address, buffer.len(), Access::READ) {
+            memory.copy_to(buffer);
+            return Ok(());
+        }
+        drop(epoch);
+        self.read_pieces(address, buffer)
+    }
+
+    #[cold]
+    fn read_pieces(&self, address: Iova, buffer: &mut [u8]) -> Result<(), Partial> {
         self.transfer(address, buffer.len(), Access::READ, |done, memory| {
             memory.copy_to(&mut buffer[done..done + memory.len()]);
         })
@@ -84,7 +106,19 @@ impl DmaHandle {
     ///
     /// # Errors
     /// The fault that stopped it and the bytes written before.
+    #[inline]
     pub fn write(&self, address: Iova, data: &[u8]) -> Result<(), Partial> {
+        let epoch = self.enter();
+        if let Some(memory) = self.whole_hit(address, data.len(), Access::WRITE) {
+            memory.copy_from(data);
+            return Ok(());
+        }
+        drop(epoch);
+        self.write_pieces(address, data)
+    }
+
+    #[cold]
+    fn write_pieces(&self, address: Iova, data: &[u8]) -> Result<(), Partial> {
         if self.pasid.is_none()
             && MSI_WINDOW.contains(&address)
             && address.is_aligned(4)
@@ -153,10 +187,12 @@ impl DmaHandle {
     /// Begins a session: one epoch in which several accesses are made, through
     /// [`vm_memory::GuestMemory`]. Keep it short and free of blocking work: an invalidation waits
     /// for it.
+    #[inline]
     pub fn session(&mut self) -> DmaSession<'_> {
         DmaSession::new(self)
     }
 
+    #[inline]
     pub(crate) fn request(&self, address: Iova, access: Access) -> DmaRequest {
         DmaRequest {
             requester: self.port.requester(),
@@ -230,30 +266,72 @@ impl DmaHandle {
         operate(memory).map_err(|_| request.fault(FaultReason::Misaligned))
     }
 
+    #[inline]
     fn enter(&self) -> EpochGuard<'_> {
         self.begin_epoch();
         EpochGuard(&self.slot)
     }
 
     /// Enters an epoch; [`end_epoch`](Self::end_epoch) must follow.
+    #[inline]
     pub(crate) fn begin_epoch(&self) {
-        self.slot.enter(&self.port.upstream().epochs);
+        self.slot.enter(&self.epochs);
     }
 
     /// Ends the epoch.
+    #[inline]
     pub(crate) fn end_epoch(&self) {
         self.slot.leave();
+    }
+
+    /// The cached page that holds `address` and allows `access`: host memory from there to the
+    /// end of the page. The caller is inside an epoch.
+    ///
+    /// This is all that a hit costs. What the slow path checks besides, a cached page answers by
+    /// being there: it holds no interrupt address, and a range within it cannot wrap.
+    #[inline]
+    pub(crate) fn hit(&self, address: Iova, access: Access) -> Option<Piece> {
+        let bound = self.bound.borrow();
+        let bound = bound.as_ref()?;
+        if self.port.word() != bound.word || bound.space.is_stale() {
+            return None;
+        }
+        let entry = bound.iotlb.find(bound.space.tag(), address, access)?;
+        if let Some(lookups) = &self.lookups {
+            lookups.count(true);
+        }
+        Some(piece_of(&entry, address))
+    }
+
+    /// The `len` bytes from `address`, if one cached page holds them all and they may be copied
+    /// in one epoch.
+    #[inline]
+    fn whole_hit(&self, address: Iova, len: usize, access: Access) -> Option<VolatileSlice<'_>> {
+        let piece = self.hit(address, access)?;
+        if len > piece.len.min(CHUNK) {
+            return None;
+        }
+        // SAFETY: the piece is memory for as long as the caller's epoch lasts, and the callers
+        // copy before it ends.
+        Some(unsafe { VolatileSlice::new(piece.host.as_ptr(), len) })
     }
 
     /// Host memory for the start of `request`, at most `len` bytes. The caller is inside an
     /// epoch and did [`check_range`](Self::check_range).
     pub(crate) fn resolve(&self, request: &DmaRequest, len: usize) -> Result<Piece, Fault> {
-        if let Some(reason) = self.port.refusal() {
+        if let Some(piece) = self.hit(request.address, request.access) {
+            return Ok(Piece {
+                len: piece.len.min(len),
+                ..piece
+            });
+        }
+        let word = self.port.word();
+        if let Some(reason) = DmaPort::refusal_of(word) {
             return Err(request.fault(reason));
         }
         match &self.port.upstream().remapper {
             None => self.resolve_output(request, PhysAddr(request.address.0), len),
-            Some(remapper) => self.resolve_remapped(remapper.as_ref(), request, len),
+            Some(remapper) => self.resolve_remapped(remapper.as_ref(), word, request, len),
         }
     }
 
@@ -280,28 +358,37 @@ impl DmaHandle {
     fn resolve_remapped(
         &self,
         remapper: &dyn DmaRemapper,
+        word: u64,
         request: &DmaRequest,
         len: usize,
     ) -> Result<Piece, Fault> {
         let mut bound = self.bound.borrow_mut();
-        let raw = request.requester.raw();
-        let space = match &mut *bound {
-            Some((requester, space)) if *requester == raw && !space.is_stale() => &*space,
+        let bound = match &mut *bound {
+            Some(bound) if bound.word == word && !bound.space.is_stale() => &*bound,
             other => {
                 *other = None;
-                &other.insert((raw, remapper.bind(request)?)).1
+                &*other.insert(Bound {
+                    word,
+                    space: remapper.bind(request)?,
+                    iotlb: Arc::clone(remapper.iotlb()),
+                })
             }
         };
-        let iotlb = remapper.iotlb();
-        let found = iotlb.lookup(space.tag(), request.address, request.access);
-        if let Some(lookups) = &self.lookups {
-            lookups.count(found.is_ok());
-        }
-        let token = match found {
-            Ok(entry) => return Ok(piece_of(&entry, request.address, len)),
+        let token = match bound
+            .iotlb
+            .lookup(bound.space.tag(), request.address, request.access)
+        {
+            Ok(entry) => {
+                let piece = piece_of(&entry, request.address);
+                let len = piece.len.min(len);
+                return Ok(Piece { len, ..piece });
+            }
             Err(token) => token,
         };
-        let translation = remapper.translate(space, request)?;
+        if let Some(lookups) = &self.lookups {
+            lookups.count(false);
+        }
+        let translation = remapper.translate(&bound.space, request)?;
         let offset = request.address.offset_in(1 << translation.page_shift);
         let output = PhysAddr(translation.output.0 + offset);
         let page_rest = (1_u64 << translation.page_shift) - offset;
@@ -309,12 +396,13 @@ impl DmaHandle {
         if !request.probe
             && let Some(entry) = self.cacheable(request.address, &translation)
         {
-            iotlb.insert(token, entry);
+            bound.iotlb.insert(token, entry);
         }
         Ok(piece)
     }
 
-    /// The largest part of a translated page around `address` that one run of host memory holds.
+    /// The largest part of a translated page around `address` that one run of host memory holds,
+    /// and that has no interrupt address in it.
     fn cacheable(&self, address: Iova, translation: &Translation) -> Option<IotlbEntry> {
         let page_offset = address.offset_in(1 << translation.page_shift);
         let output = PhysAddr(translation.output.0 + page_offset);
@@ -325,8 +413,13 @@ impl DmaHandle {
             if range.len.checked_sub(offset)? < 1 << shift {
                 return None;
             }
+            let page = address.align_down(1 << shift);
+            let last = Iova(page.0 | ((1 << shift) - 1));
+            if page <= *MSI_WINDOW.end() && last >= *MSI_WINDOW.start() {
+                return None;
+            }
             Some(IotlbEntry {
-                page: address.align_down(1 << shift),
+                page,
                 page_shift: shift,
                 permissions: translation.permissions,
                 // SAFETY: `offset` is within the run.
@@ -348,13 +441,13 @@ impl Drop for DmaHandle {
 }
 
 #[inline]
-fn piece_of(entry: &IotlbEntry, address: Iova, len: usize) -> Piece {
+fn piece_of(entry: &IotlbEntry, address: Iova) -> Piece {
     let offset = address.offset_in(1 << entry.page_shift);
     let rest = (1_u64 << entry.page_shift) - offset;
     Piece {
         // SAFETY: the entry's page is host memory as a whole, and `offset` is within it.
         host: unsafe { entry.host.add(offset as usize) },
-        len: rest.min(len as u64) as usize,
+        len: rest as usize,
     }
 }
 
@@ -362,6 +455,7 @@ fn piece_of(entry: &IotlbEntry, address: Iova, len: usize) -> Piece {
 struct EpochGuard<'a>(&'a EpochSlot);
 
 impl Drop for EpochGuard<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.0.leave();
     }

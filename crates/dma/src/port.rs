@@ -1,7 +1,7 @@
 //! A function's connection to memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_iommu_spec::{FaultReason, MsiMessage, Pasid, RequesterId};
 
@@ -32,13 +32,17 @@ impl Upstream {
     }
 }
 
+/// Bit of a port's word: the function is stopped. The lower half is the requester id.
+const STOPPED: u64 = 1 << 32;
+/// Bit of a port's word: bus mastering is disabled.
+const NO_BUS_MASTER: u64 = 1 << 33;
+
 /// One function's port: who it is on the bus now, whether it may issue requests, and where they
 /// go. The fabric keeps the state up to date; the device takes handles from it.
 pub struct DmaPort {
     upstream: Upstream,
-    requester: AtomicU32,
-    bus_master: AtomicBool,
-    stopped: AtomicBool,
+    /// All that an access must know, in one word: it changes as a whole.
+    word: AtomicU64,
 }
 
 impl DmaPort {
@@ -46,9 +50,7 @@ impl DmaPort {
     pub fn new(upstream: Upstream) -> Arc<Self> {
         Arc::new(Self {
             upstream,
-            requester: AtomicU32::new(0),
-            bus_master: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
+            word: AtomicU64::new(NO_BUS_MASTER),
         })
     }
 
@@ -63,19 +65,20 @@ impl DmaPort {
     }
 
     /// Who the function is on the bus.
-    #[inline]
     pub fn requester(&self) -> RequesterId {
-        RequesterId::from_raw(self.requester.load(Ordering::Acquire))
+        RequesterId::from_raw(self.word() as u32)
     }
 
     /// Sets who the function is: the bus number is live, and moves when a bridge is renumbered.
     pub fn set_requester(&self, requester: RequesterId) {
-        self.requester.store(requester.raw(), Ordering::Release);
+        self.update(u64::from(u32::MAX), requester.raw().into());
     }
 
     /// Sets the Bus Master Enable bit. After it was cleared, no request is in flight.
     pub fn set_bus_master(&self, enabled: bool) {
-        if self.bus_master.swap(enabled, Ordering::SeqCst) && !enabled {
+        if enabled {
+            self.update(NO_BUS_MASTER, 0);
+        } else if self.update(NO_BUS_MASTER, NO_BUS_MASTER) & NO_BUS_MASTER == 0 {
             self.upstream.epochs.drain().wait();
         }
     }
@@ -83,21 +86,25 @@ impl DmaPort {
     /// Stops the function, as a function-level reset or a removal does: refuses new requests and
     /// returns when none is in flight. The caller must not be inside an epoch.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
+        self.update(STOPPED, STOPPED);
         self.upstream.epochs.drain().wait();
     }
 
     /// Lets the function issue requests again.
     pub fn restart(&self) {
-        self.stopped.store(false, Ordering::SeqCst);
+        self.update(STOPPED, 0);
     }
 
     /// Why the function may not issue requests now, if it may not.
-    #[inline]
     pub fn refusal(&self) -> Option<FaultReason> {
-        if self.stopped.load(Ordering::Acquire) {
+        Self::refusal_of(self.word())
+    }
+
+    /// The refusal that a word stands for.
+    pub(crate) fn refusal_of(word: u64) -> Option<FaultReason> {
+        if word & STOPPED != 0 {
             Some(FaultReason::Stopped)
-        } else if !self.bus_master.load(Ordering::Acquire) {
+        } else if word & NO_BUS_MASTER != 0 {
             Some(FaultReason::BusMasterDisabled)
         } else {
             None
@@ -121,5 +128,20 @@ impl DmaPort {
     /// What lies upstream.
     pub fn upstream(&self) -> &Upstream {
         &self.upstream
+    }
+
+    /// Requester and gates in one word; a handle that saw the same word before need not look at
+    /// its parts again.
+    #[inline]
+    pub(crate) fn word(&self) -> u64 {
+        self.word.load(Ordering::Acquire)
+    }
+
+    /// Sets the bits of `mask` to `bits`; yields the word before.
+    fn update(&self, mask: u64, bits: u64) -> u64 {
+        let change = |word| Some(word & !mask | bits);
+        self.word
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change)
+            .unwrap_or_else(|word| word)
     }
 }

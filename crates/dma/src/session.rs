@@ -11,6 +11,7 @@ use vm_memory::{
 };
 
 use crate::DmaHandle;
+use crate::handle::Piece;
 
 /// One epoch of a handle. Implements [`GuestMemory`], so that `virtio-queue` works over it; the
 /// slices borrow it, and its drop ends the epoch.
@@ -23,6 +24,7 @@ pub struct DmaSession<'a> {
 }
 
 impl<'a> DmaSession<'a> {
+    #[inline]
     pub(crate) fn new(handle: &'a mut DmaHandle) -> Self {
         handle.begin_epoch();
         Self {
@@ -36,15 +38,15 @@ impl<'a> DmaSession<'a> {
         self.fault.take()
     }
 
-    fn latch(&self, fault: Fault) -> GuestMemoryError {
+    fn latch(&self, fault: Fault) {
         if self.fault.get().is_none() {
             self.fault.set(Some(fault));
         }
-        GuestMemoryError::IOError(io::Error::other(fault))
     }
 }
 
 impl Drop for DmaSession<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.handle.end_epoch();
     }
@@ -55,11 +57,14 @@ impl GuestMemory for DmaSession<'_> {
     type Bitmap = ();
 
     fn check_range(&self, address: GuestAddress, count: usize, access: Permissions) -> bool {
-        let mut slices = self.slices(address, count, access);
-        slices.request.probe = true;
+        let mut slices = Slices {
+            probe: true,
+            ..self.slices(address, count, access)
+        };
         slices.all(|slice| slice.is_ok())
     }
 
+    #[inline]
     fn get_slices<'a>(
         &'a self,
         address: GuestAddress,
@@ -71,6 +76,7 @@ impl GuestMemory for DmaSession<'_> {
 }
 
 impl DmaSession<'_> {
+    #[inline]
     fn slices(&self, address: GuestAddress, count: usize, access: Permissions) -> Slices<'_> {
         let access = match access {
             Permissions::No => Access::empty(),
@@ -80,8 +86,10 @@ impl DmaSession<'_> {
         };
         Slices {
             session: self,
-            request: self.handle.request(Iova(address.0), access),
+            address: Iova(address.0),
             left: count,
+            access,
+            probe: false,
             checked: false,
         }
     }
@@ -90,42 +98,64 @@ impl DmaSession<'_> {
 /// The host memory of a range, piece by piece; ends after the first fault.
 pub struct Slices<'a> {
     session: &'a DmaSession<'a>,
-    request: DmaRequest,
+    address: Iova,
     left: usize,
+    access: Access,
+    probe: bool,
+    /// Whether the range as a whole was found possible.
     checked: bool,
 }
 
 impl<'a> Iterator for Slices<'a> {
     type Item = Result<VolatileSlice<'a>, GuestMemoryError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
             return None;
         }
+        // A page holds what is left, or its end begins the next: only a range that leaves its
+        // first page can wrap.
+        match self.session.handle.hit(self.address, self.access) {
+            Some(piece) if self.checked || piece.len >= self.left => Some(Ok(self.take(piece))),
+            _ => self.next_resolved(),
+        }
+    }
+}
+
+impl<'a> Slices<'a> {
+    /// The start of what is left, which `piece` holds.
+    #[inline]
+    fn take(&mut self, piece: Piece) -> VolatileSlice<'a> {
+        let len = piece.len.min(self.left);
+        self.left -= len;
+        // Wraps only after the last byte of the address space, when nothing may be left.
+        self.address.0 = self.address.0.wrapping_add(len as u64);
+        // SAFETY: the session's epoch keeps the memory reachable while `'a` lasts.
+        unsafe { VolatileSlice::new(piece.host.as_ptr(), len) }
+    }
+
+    #[cold]
+    fn next_resolved(&mut self) -> Option<Result<VolatileSlice<'a>, GuestMemoryError>> {
         let handle = &*self.session.handle;
+        let request = DmaRequest {
+            probe: self.probe,
+            ..handle.request(self.address, self.access)
+        };
         let checked = if self.checked {
             Ok(())
         } else {
-            handle.check_range(&self.request, self.left)
+            handle.check_range(&request, self.left)
         };
         self.checked = true;
-        match checked.and_then(|()| handle.resolve(&self.request, self.left)) {
-            Ok(piece) => {
-                self.left -= piece.len;
-                // Wraps only after the last byte of the address space, when nothing is left.
-                self.request.address.0 = self.request.address.0.wrapping_add(piece.len as u64);
-                // SAFETY: the session's epoch keeps the memory reachable while `'a` lasts.
-                Some(Ok(unsafe {
-                    VolatileSlice::new(piece.host.as_ptr(), piece.len)
-                }))
-            }
+        match checked.and_then(|()| handle.resolve(&request, self.left)) {
+            Ok(piece) => Some(Ok(self.take(piece))),
             Err(fault) => {
                 self.left = 0;
-                Some(Err(if self.request.probe {
-                    GuestMemoryError::IOError(io::Error::other(fault))
-                } else {
-                    self.session.latch(fault)
-                }))
+                if !self.probe {
+                    self.session.latch(fault);
+                }
+                Some(Err(GuestMemoryError::IOError(io::Error::other(fault))))
             }
         }
     }

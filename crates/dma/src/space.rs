@@ -58,6 +58,7 @@ impl Space {
     }
 
     /// The tag of the domain.
+    #[inline]
     pub fn tag(&self) -> &Arc<Tag> {
         &self.tag
     }

@@ -140,18 +140,9 @@ impl Iotlb {
         Arc::new(Tag::new(self.fresh_tag()))
     }
 
-    /// The cached page of `tag` that holds `address` and allows `access`, or leave to insert it.
-    ///
-    /// # Errors
-    /// The leave, on a miss.
+    /// The cached page of `tag` that holds `address` and allows `access`.
     #[inline]
-    pub fn lookup(
-        &self,
-        tag: &Tag,
-        address: Iova,
-        access: Access,
-    ) -> Result<IotlbEntry, FillToken> {
-        let invalidations = self.invalidations.load(Ordering::Acquire);
+    pub fn find(&self, tag: &Tag, address: Iova, access: Access) -> Option<IotlbEntry> {
         let generation = self.generation.load(Ordering::Acquire);
         let tag = tag.value();
         let mut shifts = self.page_shifts.load(Ordering::Acquire);
@@ -160,29 +151,37 @@ impl Iotlb {
             shifts &= shifts - 1;
             let page = address.align_down(1 << page_shift);
             let key = key(tag, generation, page, page_shift);
-            let Some(data) = self
-                .set(tag, page, page_shift)
-                .and_then(|set| set.find(key))
-            else {
-                continue;
-            };
-            let permissions = Access::from_bits_truncate(data as u8);
-            if let Some(host) = NonNull::new((data & PAGE_MASK) as *mut u8)
+            if let Some(data) = self.set(tag, page, page_shift)?.find(key)
+                && let permissions = Access::from_bits_truncate(data as u8)
                 && permissions.contains(access)
             {
-                return Ok(IotlbEntry {
+                return Some(IotlbEntry {
                     page,
                     page_shift,
                     permissions,
-                    host,
+                    host: NonNull::new((data & PAGE_MASK) as *mut u8)?,
                 });
             }
         }
-        Err(FillToken {
-            tag,
-            generation,
-            invalidations,
-        })
+        None
+    }
+
+    /// As [`find`](Self::find), with leave to insert what is missing.
+    ///
+    /// # Errors
+    /// The leave, on a miss.
+    pub fn lookup(
+        &self,
+        tag: &Tag,
+        address: Iova,
+        access: Access,
+    ) -> Result<IotlbEntry, FillToken> {
+        let token = FillToken {
+            invalidations: self.invalidations.load(Ordering::Acquire),
+            generation: self.generation.load(Ordering::Acquire),
+            tag: tag.value(),
+        };
+        self.find(tag, address, access).ok_or(token)
     }
 
     /// Caches what a walk found, unless an invalidation began since the lookup that missed.
