@@ -5,7 +5,7 @@ use crate::proc::{Bounded, Ending};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,11 @@ use std::time::{Duration, Instant};
 
 /// What a guest's report lines begin with.
 pub const MARKER: &str = "@@VMI ";
+
+/// The longest console line that is read as one, in bytes.
+const LINE_LIMIT: u64 = 64 << 10;
+/// How much console output is kept; a guest that floods its console cannot fill the disk.
+const CONSOLE_LIMIT: usize = 64 << 20;
 
 /// A VMM to run. Relative paths in it are below the run's folder, which is its working folder.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -120,18 +125,24 @@ pub fn run(
         move || {
             let mut input = BufReader::new(stdout);
             let mut line = Vec::new();
-            while input
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|read| read > 0)
-            {
+            let mut kept = 0;
+            let mut next = |line: &mut Vec<u8>| {
+                line.clear();
+                let read = input.by_ref().take(LINE_LIMIT).read_until(b'\n', line);
+                read.is_ok_and(|read| read > 0)
+            };
+            while next(&mut line) {
                 let at_ms = elapsed_ms();
+                kept += line.len();
+                if kept > CONSOLE_LIMIT {
+                    continue;
+                }
                 let _ = console.write_all(&line);
                 let text = String::from_utf8_lossy(&line);
                 progress(text.trim());
                 if let (Some(mark), Ok(mut marks)) = (parse_mark(&text, at_ms), marks.lock()) {
                     marks.push(mark);
                 }
-                line.clear();
             }
         }
     });

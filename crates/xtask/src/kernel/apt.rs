@@ -198,12 +198,12 @@ pub fn download(source: &Source, folder: &Path) -> Result<PathBuf> {
         .arg(&to)
         .arg(format!("SHA256:{}", source.sha256))
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let bar = crate::ui::byte_bar(&source.file, source.size);
     let mut running = proc::Bounded::spawn(&mut command, DOWNLOAD_LIMIT)
         .with_context(|| format!("cannot start {HELPER}"))?;
-    let stderr = running.child().stderr.take();
+    let stdout = running.child().stdout.take();
     let ending = running.wait(|| {
         if let Ok(data) = std::fs::metadata(&to) {
             bar.set_position(data.len());
@@ -214,13 +214,21 @@ pub fn download(source: &Source, folder: &Path) -> Result<PathBuf> {
         return Ok(to);
     }
     let mut text = String::new();
-    if let Some(mut stderr) = stderr {
-        let _ = std::io::Read::read_to_string(&mut stderr, &mut text);
+    // Without a terminal it prints a few lines, which the pipe holds.
+    if let Some(mut stdout) = stdout {
+        let _ = std::io::Read::read_to_string(&mut stdout, &mut text);
     }
-    let last = text.lines().rfind(|line| line.starts_with("E:"));
     bail!(
         "cannot download {}: {}",
         source.file,
-        last.unwrap_or("apt-helper failed").trim()
+        reason(&text).unwrap_or("apt-helper failed")
     )
+}
+
+/// The reason that apt gives on the line after `Err:`.
+pub(super) fn reason(text: &str) -> Option<&str> {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with("Err:"));
+    lines.next()?;
+    let line = lines.next()?.trim();
+    Some(line.split(" [IP").next().unwrap_or(line))
 }

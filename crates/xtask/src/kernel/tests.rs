@@ -96,3 +96,11 @@ fn a_choice_is_a_series_or_a_file() {
     let error = "5.4".parse::<Choice>().unwrap_err();
     assert!(error.contains("6.1, 6.12, 7"), "{error}");
 }
+
+#[test]
+fn apts_reason_is_quoted() {
+    let text =
+        "Ign:1 http://m.example/a.deb\nErr:1 http://m.example/a.deb\n  404  Not Found [IP: ::1]\n";
+    assert_eq!(apt::reason(text), Some("404  Not Found"));
+    assert_eq!(apt::reason("Get:1 fine\n"), None);
+}
