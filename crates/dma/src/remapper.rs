@@ -12,7 +12,7 @@ use crate::{Iotlb, Space};
 pub struct Translation {
     /// The output address of the first byte of the page.
     pub output: PhysAddr,
-    /// The size of the page, as a power of two in bytes: 12 is 4 KiB.
+    /// The size of the page, as a power of two in bytes: 12 is 4 KiB; from 12 to 63.
     pub page_shift: u8,
     /// What later requests may do with the page without asking again. Write is absent from a
     /// page that is writable, but whose dirty bit is still to be set.

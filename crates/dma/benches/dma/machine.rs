@@ -1,0 +1,155 @@
+//! Guest memory, tables in it, and a remapper that walks them: what every measurement runs on.
+
+use std::sync::Arc;
+
+use vm_iommu_dma::{
+    DiscardMsi, DmaHandle, DmaPort, DmaRemapper, Epochs, GuestRam, Iotlb, IotlbConfig, Space,
+    Translation, Upstream,
+};
+use vm_iommu_pagetable::{Levels, SecondStage, SecondStageConfig, TableMemory, Walker};
+use vm_iommu_spec::{Access, DmaRequest, DomainId, Fault, Iova, PhysAddr};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+/// Bytes in each of the two regions.
+pub const REGION: u64 = 1 << 28;
+/// Pages that mappings lead to, spread over both regions.
+pub const TARGETS: u64 = 1 << 16;
+/// Where tables begin, above the pages that are mapped.
+const TABLES: u64 = 0xc00_0000;
+const PRESENT: u64 = 3;
+
+/// A remapper with one four-level table for everybody.
+pub struct Remapper {
+    ram: GuestRam,
+    format: SecondStage,
+    space: Arc<Space>,
+    iotlb: Arc<Iotlb>,
+}
+
+pub struct Machine {
+    pub ram: GuestRam,
+    pub remapper: Arc<Remapper>,
+    pub port: Arc<DmaPort>,
+}
+
+/// The page that page `index` of the input addresses is mapped to; every page has its own.
+pub fn target(index: u64) -> PhysAddr {
+    let page = index.wrapping_mul(7919) % TARGETS;
+    let region = if page.is_multiple_of(2) { 0 } else { 1 << 32 };
+    PhysAddr(region + ((page / 2) << 12))
+}
+
+impl Machine {
+    /// `pages` mapped 4-KiB pages from input address 0, and a cache of `sets` sets.
+    pub fn new(pages: u64, sets: usize) -> Self {
+        let ranges = [0, 1 << 32].map(|start| (GuestAddress(start), REGION as usize));
+        let ram = GuestRam::new(GuestMemoryMmap::from_ranges(&ranges).expect("512 MiB"));
+        for page in 0..TARGETS {
+            ram.store(target(page), page).expect("targets are memory");
+        }
+        map(&ram, pages);
+        let iotlb = Iotlb::new(IotlbConfig { sets });
+        let remapper = Arc::new(Remapper {
+            ram: ram.clone(),
+            format: SecondStage::new(SecondStageConfig::new(Levels::Four)),
+            space: Space::new(DomainId(1), iotlb.tag(), ()),
+            iotlb,
+        });
+        let port = DmaPort::new(Upstream {
+            output: Arc::new(ram.clone()),
+            remapper: Some(remapper.clone()),
+            epochs: Arc::new(Epochs::default()),
+            msi: Arc::new(DiscardMsi),
+        });
+        port.set_bus_master(true);
+        Self {
+            ram,
+            remapper,
+            port,
+        }
+    }
+
+    /// A handle that accessed every one of `pages` once.
+    pub fn warm(&self, pages: u64) -> DmaHandle {
+        let handle = self.port.handle();
+        for page in 0..pages {
+            handle
+                .read(Iova(page << 12), &mut [0; 8])
+                .expect("the page is mapped");
+        }
+        handle
+    }
+}
+
+impl Remapper {
+    pub fn walk(&self, request: &DmaRequest) -> Result<Translation, Fault> {
+        let walk = self
+            .format
+            .walk(&self.ram, PhysAddr(TABLES), request.address, request.access)
+            .map_err(|fault| {
+                request.fault(SecondStage::legacy_fault(fault.reason, request.access))
+            })?;
+        Ok(Translation {
+            output: walk.page(),
+            page_shift: walk.page_shift,
+            permissions: walk.cacheable,
+        })
+    }
+
+    pub fn drop_range(&self, first: Iova, last: Iova) {
+        self.iotlb.invalidate_range(self.space.tag(), first, last);
+    }
+}
+
+impl DmaRemapper for Remapper {
+    fn bind(&self, _request: &DmaRequest) -> Result<Arc<Space>, Fault> {
+        Ok(Arc::clone(&self.space))
+    }
+
+    fn translate(&self, _space: &Space, request: &DmaRequest) -> Result<Translation, Fault> {
+        self.walk(request)
+    }
+
+    fn iotlb(&self) -> &Arc<Iotlb> {
+        &self.iotlb
+    }
+}
+
+/// Builds four levels of tables by hand: at most 1 GiB of input addresses.
+fn map(ram: &GuestRam, pages: u64) {
+    let store = |table: u64, index: u64, entry: u64| {
+        ram.store(PhysAddr(table + index * 8), entry | PRESENT)
+            .expect("tables are memory");
+    };
+    store(TABLES, 0, TABLES + 0x1000);
+    store(TABLES + 0x1000, 0, TABLES + 0x2000);
+    for page in 0..pages {
+        let leaf = TABLES + 0x3000 + ((page >> 9) << 12);
+        store(TABLES + 0x2000, page >> 9, leaf);
+        store(leaf, page & 511, target(page).0);
+    }
+}
+
+/// Random pages below `pages` and offsets that leave room for `size` bytes; the same each time.
+pub fn addresses(count: usize, pages: u64, size: u64) -> Vec<Iova> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state >> 8
+    };
+    (0..count)
+        .map(|_| Iova(((next() % pages) << 12) + next() % (4096 - size + 1)))
+        .collect()
+}
+
+/// Where an input address leads.
+pub fn output(address: Iova) -> GuestAddress {
+    GuestAddress(target(address.0 >> 12).0 + address.offset_in(1 << 12))
+}
+
+pub fn read_request(address: Iova) -> DmaRequest {
+    let requester = vm_iommu_spec::RequesterId::from_raw(0);
+    DmaRequest::new(requester, address, Access::READ)
+}

@@ -1,0 +1,84 @@
+//! What an access costs, beside the same access without any IOMMU, all in one run.
+//!
+//! `cargo xtask bench dma` builds this with and without link-time optimisation and prints the
+//! table; run alone, it prints its own. `--json` prints one object a row, `--short` measures
+//! little, for instruction counts.
+
+mod access;
+mod invalidate;
+mod machine;
+mod queue;
+mod threads;
+
+use std::time::Instant;
+
+/// One line of the table: nanoseconds for one piece of work in each column, medians.
+pub struct Row {
+    /// What is done.
+    pub work: String,
+    /// By column, nanoseconds for doing it once; the first column is the basis of ratios.
+    pub columns: Vec<(&'static str, f64)>,
+}
+
+/// How long to measure.
+#[derive(Clone, Copy)]
+pub struct Effort {
+    /// How often each column takes its turn.
+    pub rounds: usize,
+    /// How many operations a turn is.
+    pub operations: usize,
+}
+
+/// Runs the columns in turn, round after round, so that noise meets all alike; yields the median
+/// nanoseconds an operation of each.
+pub fn measure(
+    effort: Effort,
+    columns: &mut [(&'static str, &mut dyn FnMut())],
+) -> Vec<(&'static str, f64)> {
+    let mut times = vec![Vec::with_capacity(effort.rounds); columns.len()];
+    for (_, work) in columns.iter_mut() {
+        work();
+    }
+    for _ in 0..effort.rounds {
+        for ((_, work), times) in columns.iter_mut().zip(&mut times) {
+            let start = Instant::now();
+            work();
+            times.push(start.elapsed().as_nanos() as f64 / effort.operations as f64);
+        }
+    }
+    let medians = times.into_iter().map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    });
+    columns.iter().map(|(name, _)| *name).zip(medians).collect()
+}
+
+fn main() {
+    let flag = |name: &str| std::env::args().any(|argument| argument == name);
+    let effort = Effort {
+        rounds: if flag("--short") { 1 } else { 101 },
+        operations: if flag("--short") { 2_000 } else { 10_000 },
+    };
+    let mut rows = access::rows(effort);
+    rows.push(queue::row(effort));
+    rows.extend(access::miss(effort));
+    rows.extend(invalidate::rows(effort));
+    rows.extend(threads::rows(effort));
+    for row in rows {
+        if flag("--json") {
+            let columns: Vec<String> = row
+                .columns
+                .iter()
+                .map(|(name, nanoseconds)| format!("{name:?}:{nanoseconds:.3}"))
+                .collect();
+            println!("{{\"work\":{:?},{}}}", row.work, columns.join(","));
+        } else {
+            let base = row.columns[0].1;
+            print!("{:<34}", row.work);
+            for (name, nanoseconds) in &row.columns {
+                print!("  {name} {nanoseconds:.2} ns ({:.2}×)", nanoseconds / base);
+            }
+            println!();
+        }
+    }
+}
