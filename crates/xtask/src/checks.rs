@@ -46,7 +46,7 @@ pub fn judge(
     let mut checks = vec![boots(result), processors(machine, result)];
     if machine.has_iommu() {
         checks.push(translation(result));
-        checks.push(remapping(result));
+        checks.push(remapping(machine, result));
         checks.push(isolation(result, groups));
         checks.push(disk_domain(result));
     } else {
@@ -132,13 +132,15 @@ fn translation(result: &JobResult) -> Check {
     Check::new("unit found, translation on", line.is_some(), unit)
 }
 
-fn remapping(result: &JobResult) -> Check {
+fn remapping(machine: &Machine, result: &JobResult) -> Check {
     let line = dmesg_line(result, &["DMAR-IR: Enabled IRQ remapping"]);
-    Check::new(
-        "interrupt remapping on",
-        line.is_some(),
-        line.unwrap_or("no line says so"),
-    )
+    if machine.remaps_interrupts() {
+        let found = line.unwrap_or("the guest's log has no line that says so");
+        Check::new("interrupt remapping on", line.is_some(), found)
+    } else {
+        let found = line.unwrap_or("as asked for");
+        Check::new("interrupt remapping off", line.is_none(), found)
+    }
 }
 
 fn no_unit(result: &JobResult) -> Check {
@@ -236,7 +238,7 @@ fn every_queue(machine: &Machine, result: &JobResult, queues: &[u64]) -> Check {
             lines.map(|(_, count)| *count).sum()
         })
         .collect();
-    let expected = u64::from(machine.cpus).min(disk::MAX_QUEUES);
+    let expected = machine.queues();
     let passed = queues.len() as u64 == expected && counts.iter().all(|count| *count > 0);
     let counts: Vec<String> = counts.iter().map(ToString::to_string).collect();
     Check::new(
@@ -334,7 +336,7 @@ fn interrupts_remapped(machine: &Machine, result: &JobResult) -> Check {
         .iter()
         .filter(|line| line.starts_with("IR-PCI-MSI"))
         .count();
-    let (name, passed) = if machine.has_iommu() {
+    let (name, passed) = if machine.remaps_interrupts() {
         (
             "interrupts arrive remapped",
             !lines.is_empty() && remapped == lines.len(),

@@ -1,5 +1,6 @@
 //! The command lines of the VMMs that a test guest can run under.
 
+use crate::disk;
 use crate::initramfs::Program;
 use crate::tools;
 use anyhow::{Result, bail};
@@ -76,6 +77,16 @@ impl Machine {
         self.iommu != "none"
     }
 
+    /// Whether the machine's unit remaps interrupts.
+    pub fn remaps_interrupts(&self) -> bool {
+        self.has_iommu() && !self.iommu.split(',').any(|option| option == "intremap=off")
+    }
+
+    /// The number of the disk's queues: one for each processor, as far as the image has room.
+    pub fn queues(&self) -> u64 {
+        u64::from(self.cpus).min(disk::MAX_QUEUES)
+    }
+
     /// The arguments with which `vmm` runs this machine in `place`.
     pub fn arguments(&self, vmm: Vmm, place: Place) -> Result<Vec<String>> {
         match vmm {
@@ -93,7 +104,9 @@ impl Machine {
         list.pair("--cpus", self.cpus);
         list.pair("--memory", &self.memory);
         list.pair("--iommu", &self.iommu);
-        list.pair("--device", format!("virtio-blk,path={}", self.disk));
+        let queues = self.queues();
+        let disk = format!("virtio-blk,path={},queues={queues}", self.disk);
+        list.pair("--device", disk);
         if self.edu {
             list.pair("--device", "edu");
         }
@@ -144,7 +157,7 @@ impl Machine {
             "-device",
             format!(
                 "virtio-blk-pci,drive=disk,disable-legacy=on,num-queues={},iommu_platform={platform}",
-                self.cpus
+                self.queues()
             ),
         );
         if self.edu {
@@ -154,18 +167,25 @@ impl Machine {
     }
 }
 
-/// QEMU's words for `vtd[,aw=BITS,eim=on|off]`.
+/// QEMU's words for `vtd[,aw=BITS,eim=on|off,intremap=on|off,caching-mode=on|off]`.
 fn qemu_unit(iommu: &str) -> Result<String> {
     let mut options = iommu.split(',');
     if options.next() != Some("vtd") {
         bail!("with --vmm qemu, --iommu is vtd or none, not {iommu}");
     }
-    let mut device = String::from("intel-iommu,intremap=on");
+    let mut device = String::from("intel-iommu");
+    if !iommu.contains("intremap=") {
+        device.push_str(",intremap=on");
+    }
     for option in options {
         match option.split_once('=') {
             Some(("aw", bits)) => device.push_str(&format!(",aw-bits={bits}")),
-            Some(("eim", state)) => device.push_str(&format!(",eim={state}")),
-            _ => bail!("with --vmm qemu, the unit knows aw=BITS and eim=on|off, not {option}"),
+            Some(("eim" | "intremap" | "caching-mode", _)) => {
+                device.push_str(&format!(",{option}"));
+            }
+            _ => bail!(
+                "with --vmm qemu, the unit knows aw, eim, intremap and caching-mode, not {option}"
+            ),
         }
     }
     Ok(device)
