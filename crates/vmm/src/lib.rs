@@ -3,5 +3,7 @@
 
 #![deny(missing_docs)]
 
+pub mod boot;
 pub mod config;
 pub mod layout;
+pub mod loader;
