@@ -28,9 +28,13 @@
 //! assert_eq!(fault.entry_address(), Some(PhysAddr(0x1000)));
 //! # Ok::<(), vm_iommu_pagetable::BadAddress>(())
 //! ```
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+extern crate alloc;
+
+mod editor;
 mod engine;
 mod memory;
 mod second_stage;
@@ -38,7 +42,8 @@ pub mod testing;
 mod walk;
 mod walker;
 
-pub use engine::Position;
+pub use editor::{EditError, EditFailure, Editable, Editor, Invalidation, Mapping, TablePages};
+pub use engine::{Format, Position};
 pub use memory::{BadAddress, TableMemory};
 pub use second_stage::{Levels, SecondStage, SecondStageConfig};
 pub use walk::{AttributeFlags, Attributes, MAX_LEVELS, Reason, Step, Visited, Walk, WalkFault};

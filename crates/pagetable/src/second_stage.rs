@@ -3,6 +3,7 @@
 use vm_iommu_spec::vtd::{self, SecondStageEntry as Entry};
 use vm_iommu_spec::{Access, FaultReason};
 
+use crate::editor::{Editable, Mapping};
 use crate::engine::{self, Format, Next};
 use crate::walk::{AttributeFlags, Attributes, Reason};
 
@@ -268,6 +269,60 @@ impl Format for SecondStage {
     #[inline(always)]
     fn flags(&self, is_page: bool, writes: bool) -> u64 {
         self.accessed | if is_page && writes { self.dirty } else { 0 }
+    }
+}
+
+impl SecondStage {
+    /// The fields of a page's entry that permit.
+    fn grants(&self, permissions: Access) -> u64 {
+        let execute = self.config.execute && permissions.contains(Access::EXECUTE);
+        u64::from(permissions.bits() & 3) | if execute { Entry::EXECUTE } else { 0 }
+    }
+
+    /// The PS field where it has to be set.
+    fn page_size(level: u8) -> u64 {
+        if level > 1 { Entry::PAGE_SIZE } else { 0 }
+    }
+}
+
+impl Editable for SecondStage {
+    fn table_entry(&self, table: u64, _below: u8) -> u64 {
+        table | self.present
+    }
+
+    #[inline]
+    fn page_entry(&self, level: u8, _shift: u8, output: u64, mapping: &Mapping) -> u64 {
+        let attributes = mapping.attributes;
+        let mut entry = output | Self::page_size(level) | self.grants(mapping.permissions);
+        entry |= u64::from(attributes.memory_type & 7) << 3;
+        if self.config.snoop_control && attributes.flags.contains(AttributeFlags::SNOOP) {
+            entry |= Entry::SNOOP;
+        }
+        if self.config.transient_mapping && attributes.flags.contains(AttributeFlags::TRANSIENT) {
+            entry |= Entry::TRANSIENT;
+        }
+        if attributes.flags.contains(AttributeFlags::IGNORE_PAT) {
+            entry |= 1 << 6;
+        }
+        entry
+    }
+
+    fn reframe(&self, entry: u64, _from: u8, to: u8, _shift: u8, output: u64) -> u64 {
+        entry & !(Entry::FRAME | Entry::PAGE_SIZE) | output | Self::page_size(to)
+    }
+
+    fn with_permissions(&self, entry: u64, permissions: Access) -> u64 {
+        entry & !Entry::PERMISSIONS | self.grants(permissions)
+    }
+
+    #[inline]
+    fn page_shifts(&self, level: u8) -> u64 {
+        let pages = level == 1 || self.large >> (level & 7) & 1 != 0;
+        u64::from(pages) << engine::entry_reach(level)
+    }
+
+    fn output_width(&self) -> u8 {
+        self.config.host_address_width.clamp(12, 52)
     }
 }
 

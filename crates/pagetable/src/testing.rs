@@ -1,10 +1,11 @@
-//! A memory for tests.
+//! Table memory and a source of pages for tests.
 
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use vm_iommu_spec::PhysAddr;
 
-use crate::{BadAddress, TableMemory};
+use crate::{BadAddress, TableMemory, TablePages};
 
 /// One flat region of zeroed table memory.
 ///
@@ -102,5 +103,62 @@ impl TableMemory for MockMemory {
         // `merge` never declines.
         let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, merge);
         Ok(())
+    }
+}
+
+/// A source of table pages: a part of a [`MockMemory`], from its lowest page on.
+#[derive(Debug)]
+pub struct MockPages<'a> {
+    memory: &'a MockMemory,
+    next: u64,
+    end: u64,
+    returned: Vec<PhysAddr>,
+    in_use: usize,
+}
+
+impl<'a> MockPages<'a> {
+    /// The pages from `start` to before `end`, both multiples of 4096; those outside of `memory`
+    /// are not handed out.
+    pub fn new(memory: &'a MockMemory, start: PhysAddr, end: PhysAddr) -> Self {
+        let (base, top) = (
+            memory.base().0,
+            memory.base().0.saturating_add(memory.size()),
+        );
+        let next = start.0.max(base);
+        Self {
+            memory,
+            next,
+            end: end.0.min(top),
+            returned: Vec::new(),
+            in_use: 0,
+        }
+    }
+
+    /// How many pages are handed out.
+    pub fn in_use(&self) -> usize {
+        self.in_use
+    }
+}
+
+impl TablePages for MockPages<'_> {
+    fn allocate_table(&mut self) -> Option<PhysAddr> {
+        let page = match self.returned.pop() {
+            Some(page) => page,
+            None if self.next.checked_add(4096)? <= self.end => {
+                self.next += 4096;
+                PhysAddr(self.next - 4096)
+            }
+            None => return None,
+        };
+        for offset in (0..4096).step_by(8) {
+            self.memory.store(PhysAddr(page.0 + offset), 0).ok()?;
+        }
+        self.in_use += 1;
+        Some(page)
+    }
+
+    fn free_table(&mut self, table: PhysAddr) {
+        self.in_use = self.in_use.saturating_sub(1);
+        self.returned.push(table);
     }
 }

@@ -1,0 +1,323 @@
+use vm_iommu_spec::vtd::SecondStageEntry as Entry;
+use vm_iommu_spec::{Access, Iova, PhysAddr};
+
+use crate::testing::{MockMemory, MockPages};
+use crate::{
+    AttributeFlags, EditError, Editor, Levels, Mapping, SecondStage, SecondStageConfig,
+    TableMemory, Walker,
+};
+
+const RW: Access = Access::READ.union(Access::WRITE);
+const GIB: u64 = 1 << 30;
+const MIB2: u64 = 2 << 20;
+
+fn memory() -> MockMemory {
+    MockMemory::new(PhysAddr(0x1000), 63 << 12)
+}
+
+fn pages(memory: &MockMemory) -> MockPages<'_> {
+    MockPages::new(memory, memory.base(), PhysAddr(u64::MAX))
+}
+
+fn format() -> SecondStage {
+    SecondStage::new(SecondStageConfig::new(Levels::Four))
+}
+
+fn page_size(editor: &Editor<SecondStage>, memory: &MockMemory, iova: u64) -> u64 {
+    let walk = editor
+        .format()
+        .walk(memory, editor.root(), Iova(iova), Access::READ);
+    walk.unwrap().page_size()
+}
+
+#[test]
+fn the_largest_page_that_fits_is_used() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let mut editor = Editor::create(format(), &mut pages).unwrap();
+    // From 4 KiB below 2 MiB to 4 KiB above 2 GiB.
+    let (first, length) = (MIB2 - 4096, 2 * GIB - MIB2 + 8192);
+    let mapping = Mapping::new(Iova(first), PhysAddr(GIB + first), length, RW);
+    let invalidation = editor.map(&memory, &mut pages, &mapping).unwrap();
+    assert_eq!(
+        invalidation.range(),
+        Some((Iova(first), Iova(first + length - 1)))
+    );
+    assert_eq!(invalidation.bytes(), length);
+    assert!(!invalidation.removes() && !invalidation.tables());
+    invalidation.completed(&mut pages);
+    for (iova, size) in [
+        (first, 4096),
+        (MIB2, MIB2),
+        (GIB - 1, MIB2),
+        (GIB, GIB),
+        (2 * GIB - 1, GIB),
+        (2 * GIB, 4096),
+    ] {
+        assert_eq!(page_size(&editor, &memory, iova), size, "{iova:#x}");
+    }
+}
+
+#[test]
+fn unmapping_a_part_splits_and_keeps_the_rest() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let mut editor = Editor::create(format(), &mut pages).unwrap();
+    let mut mapping = Mapping::new(Iova(0), PhysAddr(8 * GIB), GIB, RW);
+    mapping.attributes.flags = AttributeFlags::SNOOP;
+    mapping.attributes.memory_type = 6;
+    editor
+        .map(&memory, &mut pages, &mapping)
+        .unwrap()
+        .completed(&mut pages);
+    assert_eq!(pages.in_use(), 2);
+
+    let hole = MIB2 + 0x5000;
+    let invalidation = editor
+        .unmap(&memory, &mut pages, Iova(hole), 0x1000)
+        .unwrap();
+    assert_eq!(invalidation.bytes(), 0x1000);
+    assert!(invalidation.removes() && invalidation.tables());
+    assert_eq!(invalidation.range(), Some((Iova(hole), Iova(hole + 0xfff))));
+    invalidation.completed(&mut pages);
+    assert_eq!(pages.in_use(), 4);
+    for iova in [0, MIB2, hole - 1, hole + 0x1000, 2 * MIB2, GIB - 1] {
+        let walk = editor
+            .format()
+            .walk(&memory, editor.root(), Iova(iova), RW)
+            .unwrap();
+        assert_eq!(walk.output, PhysAddr(8 * GIB + iova));
+        assert_eq!(walk.attributes, mapping.attributes);
+    }
+    assert!(
+        editor
+            .format()
+            .walk(&memory, editor.root(), Iova(hole), Access::READ)
+            .is_err()
+    );
+    assert_eq!(page_size(&editor, &memory, GIB - 1), MIB2);
+    assert_eq!(page_size(&editor, &memory, hole - 1), 4096);
+
+    mapping = Mapping {
+        iova: Iova(hole),
+        length: 0x1000,
+        ..mapping
+    };
+    mapping.output = PhysAddr(8 * GIB + hole);
+    editor
+        .map(&memory, &mut pages, &mapping)
+        .unwrap()
+        .completed(&mut pages);
+    let invalidation = editor.coalesce(&memory, Iova(0), GIB).unwrap();
+    assert!(invalidation.removes() && invalidation.tables());
+    assert_eq!(invalidation.retired(), 2);
+    invalidation.completed(&mut pages);
+    assert_eq!(pages.in_use(), 2);
+    assert_eq!(page_size(&editor, &memory, hole), GIB);
+}
+
+#[test]
+fn tables_are_freed_only_when_the_invalidation_completed() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let mut editor = Editor::create(format(), &mut pages).unwrap();
+    let mapping = Mapping::new(Iova(0x1000), PhysAddr(0), 0x1000, RW);
+    editor
+        .map(&memory, &mut pages, &mapping)
+        .unwrap()
+        .completed(&mut pages);
+    let before = pages.in_use();
+    let invalidation = editor.unmap(&memory, &mut pages, Iova(0), MIB2).unwrap();
+    assert_eq!(invalidation.retired(), 1);
+    assert_eq!(pages.in_use(), before);
+    invalidation.completed(&mut pages);
+    assert_eq!(pages.in_use(), before - 1);
+}
+
+#[test]
+fn a_large_page_replaces_an_empty_table() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let mut editor = Editor::create(format(), &mut pages).unwrap();
+    let small = Mapping::new(Iova(0x1000), PhysAddr(0), 0x1000, RW);
+    editor
+        .map(&memory, &mut pages, &small)
+        .unwrap()
+        .completed(&mut pages);
+    editor
+        .unmap(&memory, &mut pages, Iova(0x1000), 0x1000)
+        .unwrap()
+        .completed(&mut pages);
+    let large = Mapping::new(Iova(0), PhysAddr(0), MIB2, RW);
+    let invalidation = editor.map(&memory, &mut pages, &large).unwrap();
+    assert!(invalidation.tables());
+    assert_eq!(invalidation.retired(), 1);
+    invalidation.completed(&mut pages);
+    assert_eq!(page_size(&editor, &memory, 0), MIB2);
+}
+
+#[test]
+fn a_refused_mapping_leaves_nothing_mapped() {
+    let memory = memory();
+    let mut pages = MockPages::new(&memory, PhysAddr(0x1000), PhysAddr(0x6000));
+    let mut editor = Editor::create(format(), &mut pages).unwrap();
+    // Five pages: the root, three below it, and one more table of level 1, of three needed.
+    let mapping = Mapping {
+        max_page_shift: 12,
+        ..Mapping::new(Iova(0), PhysAddr(0), 2 * MIB2 + 0x1000, RW)
+    };
+    let failure = editor.map(&memory, &mut pages, &mapping).unwrap_err();
+    assert_eq!(failure.error, EditError::OutOfTables);
+    assert!(failure.invalidation.removes());
+    assert_eq!(
+        failure.invalidation.range(),
+        Some((Iova(0), Iova(2 * MIB2 - 1)))
+    );
+    failure.invalidation.completed(&mut pages);
+    for iova in [0, MIB2, 2 * MIB2] {
+        assert!(
+            editor
+                .format()
+                .walk(&memory, editor.root(), Iova(iova), RW)
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn ranges_that_cannot_be_edited_are_refused() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let mut config = SecondStageConfig::new(Levels::Three);
+    config.host_address_width = 40;
+    let mut editor = Editor::create(SecondStage::new(config), &mut pages).unwrap();
+    let width = 1u64 << 39;
+    let mut map = |iova, output, length, permissions| {
+        let mapping = Mapping::new(Iova(iova), PhysAddr(output), length, permissions);
+        editor
+            .map(&memory, &mut pages, &mapping)
+            .map(drop)
+            .map_err(|failure| failure.error)
+    };
+    let misaligned = |result| matches!(result, Err(EditError::Misaligned { .. }));
+    assert!(misaligned(map(0, 0, 0, RW)));
+    assert!(misaligned(map(0x800, 0, 0x1000, RW)));
+    assert!(misaligned(map(0, 0, 0x1001, RW)));
+    for (iova, length) in [
+        (width, 0x1000),
+        (width - 0x1000, 0x2000),
+        (u64::MAX << 12, 0x2000),
+    ] {
+        let beyond = EditError::BeyondWidth {
+            iova: Iova(iova),
+            length,
+        };
+        assert_eq!(map(iova, 0, length, RW), Err(beyond));
+    }
+    for (output, length) in [
+        (0x800, 0x1000),
+        (1 << 40, 0x1000),
+        ((1 << 40) - 0x1000, 0x2000),
+    ] {
+        let refused = EditError::Output {
+            output: PhysAddr(output),
+            length,
+        };
+        assert_eq!(map(0, output, length, RW), Err(refused));
+    }
+    for permissions in [Access::empty(), Access::PRIVILEGED | RW, Access::EXECUTE] {
+        assert_eq!(
+            map(0, 0, 0x1000, permissions),
+            Err(EditError::Permissions { permissions })
+        );
+    }
+    assert_eq!(map(width - 0x1000, (1 << 40) - 0x1000, 0x1000, RW), Ok(()));
+    assert_eq!(map(0, 0, 0x1000, Access::WRITE), Ok(()));
+}
+
+#[test]
+fn dirty_flags_are_read_and_cleared() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let mut config = SecondStageConfig::new(Levels::Three);
+    config.accessed_dirty = true;
+    let mut editor = Editor::create(SecondStage::new(config), &mut pages).unwrap();
+    let mapping = Mapping::new(Iova(0), PhysAddr(0), MIB2 + 0x4000, RW);
+    editor
+        .map(&memory, &mut pages, &mapping)
+        .unwrap()
+        .completed(&mut pages);
+    let write = |editor: &Editor<SecondStage>, iova| {
+        editor
+            .format()
+            .walk(&memory, editor.root(), Iova(iova), Access::WRITE)
+            .unwrap();
+    };
+    let dirty = |editor: &mut Editor<SecondStage>, iova, length, clear| {
+        let mut found = Vec::new();
+        let invalidation = editor
+            .read_dirty(&memory, Iova(iova), length, clear, |iova, size| {
+                found.push((iova.0, size))
+            })
+            .unwrap();
+        assert_eq!(invalidation.removes(), clear && !found.is_empty());
+        found
+    };
+    assert_eq!(dirty(&mut editor, 0, mapping.length, true), []);
+    write(&editor, 0x1234);
+    write(&editor, MIB2 + 0x2fff);
+    let both = [(0, MIB2), (MIB2 + 0x2000, 0x1000)];
+    assert_eq!(dirty(&mut editor, 0, mapping.length, false), both);
+    assert_eq!(dirty(&mut editor, 0x8000, 0x1000, false), [(0, MIB2)]);
+    assert_eq!(dirty(&mut editor, 0, mapping.length, true), both);
+    assert_eq!(dirty(&mut editor, 0, mapping.length, true), []);
+    write(&editor, 0x1234);
+
+    // What is split stays dirty in all parts, what is merged if any part was.
+    editor
+        .unmap(&memory, &mut pages, Iova(0), 0x1000)
+        .unwrap()
+        .completed(&mut pages);
+    assert_eq!(dirty(&mut editor, 0, MIB2, true).len(), 511);
+    let mapping = Mapping {
+        length: 0x1000,
+        ..mapping
+    };
+    editor
+        .map(&memory, &mut pages, &mapping)
+        .unwrap()
+        .completed(&mut pages);
+    write(&editor, 0x7000);
+    editor
+        .coalesce(&memory, Iova(0), MIB2)
+        .unwrap()
+        .completed(&mut pages);
+    assert_eq!(dirty(&mut editor, 0, MIB2, true), [(0, MIB2)]);
+}
+
+#[test]
+fn the_second_stage_does_not_grow() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let mut editor = Editor::create(format(), &mut pages).unwrap();
+    assert_eq!(editor.grow(&memory, &mut pages), Err(EditError::Tallest));
+}
+
+#[test]
+fn entries_that_no_editor_writes_are_reported() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let mut editor = Editor::create(format(), &mut pages).unwrap();
+    let root = editor.root();
+    memory.store(root, Entry::READ | Entry::PAGE_SIZE).unwrap();
+    let failure = editor
+        .unmap(&memory, &mut pages, Iova(0), 0x1000)
+        .unwrap_err();
+    assert!(matches!(failure.error, EditError::Corrupt { address, .. } if address == root));
+    memory.store(root, Entry::READ | 1 << 40).unwrap();
+    let failure = editor
+        .unmap(&memory, &mut pages, Iova(0), 0x1000)
+        .unwrap_err();
+    let address = PhysAddr(1 << 40);
+    assert_eq!(failure.error, EditError::TableAccess { address });
+}
