@@ -11,18 +11,27 @@
 
 mod address;
 mod bar;
+mod bridge;
 mod builder;
 mod capability;
 mod config;
+mod fabric;
 mod function;
 mod interrupts;
+mod observer;
+mod ranges;
 pub mod registers;
+mod routes;
+mod topology;
 mod vector;
 
 pub use address::{BusId, DevFn, FunctionId};
 pub use bar::{Bar, BarState, Decode};
+pub use bridge::Bridge;
 pub use builder::{BuildError, ConfigBuilder, Identity};
 pub use capability::{AcsFlags, MsixLayout, PortKind};
 pub use config::{BridgeState, ConfigSpace, Effects};
+pub use fabric::{AddError, Fabric};
 pub use function::{Doorbell, PciFunction};
 pub use interrupts::Interrupts;
+pub use observer::{BarMapping, FabricObserver, Windows};
