@@ -14,7 +14,8 @@ use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
 
 use crate::iotlb::Lookups;
 use crate::{
-    DmaPort, DmaRemapper, DmaSession, EpochSlot, Epochs, Iotlb, IotlbEntry, Space, Translation,
+    DmaPort, DmaRemapper, DmaSession, EpochSlot, Epochs, HostRange, Iotlb, IotlbEntry, Space,
+    Translation,
 };
 
 /// The most bytes copied within one epoch, so that a drain ends soon.
@@ -300,7 +301,7 @@ impl DmaHandle {
         if let Some(lookups) = &self.lookups {
             lookups.count(true);
         }
-        Some(piece_of(&entry, address))
+        Some(piece_of_page(&entry, address))
     }
 
     /// The `len` bytes from `address`, if one cached page holds them all and they may be copied
@@ -319,48 +320,36 @@ impl DmaHandle {
     /// Host memory for the start of `request`, at most `len` bytes. The caller is inside an
     /// epoch and did [`check_range`](Self::check_range).
     pub(crate) fn resolve(&self, request: &DmaRequest, len: usize) -> Result<Piece, Fault> {
-        if let Some(piece) = self.hit(request.address, request.access) {
-            return Ok(Piece {
-                len: piece.len.min(len),
-                ..piece
-            });
-        }
         let word = self.port.word();
         if let Some(reason) = DmaPort::refusal_of(word) {
             return Err(request.fault(reason));
         }
-        match &self.port.upstream().remapper {
-            None => self.resolve_output(request, PhysAddr(request.address.0), len),
-            Some(remapper) => self.resolve_remapped(remapper.as_ref(), word, request, len),
-        }
-    }
-
-    fn resolve_output(
-        &self,
-        request: &DmaRequest,
-        output: PhysAddr,
-        len: usize,
-    ) -> Result<Piece, Fault> {
-        let range = self
-            .port
-            .upstream()
-            .output
-            .resolve(output)
-            .map_err(|reason| request.fault(reason))?;
-        let offset = output.0 - range.start.0;
+        let piece = match &self.port.upstream().remapper {
+            None => piece_of(&self.output(request, PhysAddr(request.address.0))?),
+            Some(remapper) => self.remap(remapper.as_ref(), word, request)?,
+        };
         Ok(Piece {
-            // SAFETY: `resolve` yields a range that contains `output`.
-            host: unsafe { range.host.add(offset as usize) },
-            len: len.min((range.len - offset) as usize),
+            len: piece.len.min(len),
+            ..piece
         })
     }
 
-    fn resolve_remapped(
+    /// Host memory from `output` on.
+    fn output(&self, request: &DmaRequest, output: PhysAddr) -> Result<Output, Fault> {
+        match self.port.upstream().output.resolve(output) {
+            Ok(run) => Ok(Output {
+                run,
+                offset: output.0 - run.start.0,
+            }),
+            Err(reason) => Err(request.fault(reason)),
+        }
+    }
+
+    fn remap(
         &self,
         remapper: &dyn DmaRemapper,
         word: u64,
         request: &DmaRequest,
-        len: usize,
     ) -> Result<Piece, Fault> {
         let mut bound = self.bound.borrow_mut();
         let bound = match &mut *bound {
@@ -374,56 +363,59 @@ impl DmaHandle {
                 })
             }
         };
-        let token = match bound
-            .iotlb
-            .lookup(bound.space.tag(), request.address, request.access)
-        {
-            Ok(entry) => {
-                let piece = piece_of(&entry, request.address);
-                let len = piece.len.min(len);
-                return Ok(Piece { len, ..piece });
-            }
+        let tag = bound.space.tag();
+        let found = bound.iotlb.lookup(tag, request.address, request.access);
+        if let Some(lookups) = &self.lookups {
+            lookups.count(found.is_ok());
+        }
+        let token = match found {
+            Ok(entry) => return Ok(piece_of_page(&entry, request.address)),
             Err(token) => token,
         };
-        if let Some(lookups) = &self.lookups {
-            lookups.count(false);
-        }
         let translation = remapper.translate(&bound.space, request)?;
         let offset = request.address.offset_in(1 << translation.page_shift);
-        let output = PhysAddr(translation.output.0 + offset);
-        let page_rest = (1_u64 << translation.page_shift) - offset;
-        let piece = self.resolve_output(request, output, page_rest.min(len as u64) as usize)?;
+        let output = self.output(request, PhysAddr(translation.output.0 + offset))?;
         if !request.probe
-            && let Some(entry) = self.cacheable(request.address, &translation)
+            && let Some(entry) = output.cacheable(request.address, &translation)
         {
             bound.iotlb.insert(token, entry);
         }
-        Ok(piece)
+        let piece = piece_of(&output);
+        let page_rest = (1_u64 << translation.page_shift) - offset;
+        Ok(Piece {
+            len: piece.len.min(page_rest as usize),
+            ..piece
+        })
     }
+}
 
-    /// The largest part of a translated page around `address` that one run of host memory holds,
-    /// and that has no interrupt address in it.
+/// An output address in the run of host memory that holds it.
+struct Output {
+    run: HostRange,
+    offset: u64,
+}
+
+impl Output {
+    /// The largest part of the translated page around `address` that the run holds, and that has
+    /// no interrupt address in it.
     fn cacheable(&self, address: Iova, translation: &Translation) -> Option<IotlbEntry> {
-        let page_offset = address.offset_in(1 << translation.page_shift);
-        let output = PhysAddr(translation.output.0 + page_offset);
-        let range = self.port.upstream().output.resolve(output).ok()?;
-        (12..=translation.page_shift).rev().find_map(|shift| {
-            let start = output.align_down(1 << shift);
-            let offset = start.0.checked_sub(range.start.0)?;
-            if range.len.checked_sub(offset)? < 1 << shift {
+        (12..=translation.page_shift).rev().find_map(|page_shift| {
+            let size = 1_u64 << page_shift;
+            let page = address.align_down(size);
+            let last = Iova(page.0 | (size - 1));
+            if page <= *MSI_WINDOW.end() && last >= *MSI_WINDOW.start() {
                 return None;
             }
-            let page = address.align_down(1 << shift);
-            let last = Iova(page.0 | ((1 << shift) - 1));
-            if page <= *MSI_WINDOW.end() && last >= *MSI_WINDOW.start() {
+            let offset = self.offset.checked_sub(address.offset_in(size))?;
+            if self.run.len.checked_sub(offset)? < size {
                 return None;
             }
             Some(IotlbEntry {
                 page,
-                page_shift: shift,
+                page_shift,
                 permissions: translation.permissions,
                 // SAFETY: `offset` is within the run.
-                host: unsafe { range.host.add(offset as usize) },
+                host: unsafe { self.run.host.add(offset as usize) },
             })
         })
     }
@@ -440,8 +432,16 @@ impl Drop for DmaHandle {
     }
 }
 
+fn piece_of(output: &Output) -> Piece {
+    Piece {
+        // SAFETY: the offset is within the run.
+        host: unsafe { output.run.host.add(output.offset as usize) },
+        len: (output.run.len - output.offset) as usize,
+    }
+}
+
 #[inline]
-fn piece_of(entry: &IotlbEntry, address: Iova) -> Piece {
+fn piece_of_page(entry: &IotlbEntry, address: Iova) -> Piece {
     let offset = address.offset_in(1 << entry.page_shift);
     let rest = (1_u64 << entry.page_shift) - offset;
     Piece {

@@ -43,7 +43,7 @@ pub use iotlb::{FillToken, Iotlb, IotlbConfig, IotlbCounters, IotlbEntry};
 pub use memory::{GuestRam, HostRange, OutputSpace};
 pub use port::{DmaPort, Upstream};
 pub use remapper::{DeviceTlb, DmaRemapper, Translation};
-pub use session::{DmaSession, Slices};
+pub use session::{DmaSession, Slices, UntilError};
 pub use space::{Space, Tag};
 
 #[cfg(test)]

@@ -198,12 +198,11 @@ impl Iotlb {
         let data = host | u64::from(entry.permissions.bits());
         // Under the lock of the set: an invalidation that begins after this check finds the line.
         let void = || {
-            let void = self.invalidations.load(Ordering::SeqCst) != token.invalidations;
-            if !void {
-                self.page_shifts
-                    .fetch_or(1 << entry.page_shift, Ordering::SeqCst);
+            let shift = 1 << entry.page_shift;
+            if self.page_shifts.load(Ordering::SeqCst) & shift == 0 {
+                self.page_shifts.fetch_or(shift, Ordering::SeqCst);
             }
-            void
+            self.invalidations.load(Ordering::SeqCst) != token.invalidations
         };
         if set.insert(key, data, void) {
             self.evictions.fetch_add(1, Ordering::Relaxed);
