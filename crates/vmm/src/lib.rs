@@ -3,6 +3,7 @@
 
 #![deny(missing_docs)]
 
+pub mod acpi;
 pub mod boot;
 pub mod config;
 pub mod layout;
