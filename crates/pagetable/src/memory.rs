@@ -44,3 +44,30 @@ pub trait TableMemory: Send + Sync {
     /// [`BadAddress`] if the word is misaligned or not in memory.
     fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress>;
 }
+
+impl<M: TableMemory + ?Sized> TableMemory for &M {
+    #[inline]
+    fn load(&self, address: PhysAddr) -> Result<u64, BadAddress> {
+        (**self).load(address)
+    }
+
+    #[inline]
+    fn compare_exchange(
+        &self,
+        address: PhysAddr,
+        old: u64,
+        new: u64,
+    ) -> Result<Result<u64, u64>, BadAddress> {
+        (**self).compare_exchange(address, old, new)
+    }
+
+    #[inline]
+    fn store(&self, address: PhysAddr, value: u64) -> Result<(), BadAddress> {
+        (**self).store(address, value)
+    }
+
+    #[inline]
+    fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress> {
+        (**self).store_u32(address, value)
+    }
+}

@@ -1,0 +1,6 @@
+mod attach;
+mod bench;
+mod faults;
+mod interrupts;
+mod mappings;
+mod start;
