@@ -22,7 +22,7 @@ fn registers_are_written_in_the_order_of_kernels() {
         Event::Write(offset::IQA, base),
         Event::Write(offset::GCMD, QIE),
         // 256 entries of 16 bytes: size field 7.
-        Event::Write(offset::IRTA, base + 0x3000 | 7),
+        Event::Write(offset::IRTA, (base + 0x3000) | 7),
         Event::Write(offset::GCMD, QIE | SIRTP),
         Event::Write(offset::IQT, 0x20),
         Event::Invalidated(0x4, 0),
