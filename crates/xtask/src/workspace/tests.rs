@@ -1,0 +1,31 @@
+use super::*;
+
+#[test]
+fn the_root_is_the_workspace() {
+    assert!(root().join("crates/xtask/Cargo.toml").is_file());
+}
+
+#[test]
+fn only_the_vmms_binary_is_taken_from_cargo() {
+    let line = r#"{"target":{"name":"vm-iommu"},"executable":"/t/vm-iommu"}"#;
+    assert_eq!(executable_of(line).as_deref(), Some("/t/vm-iommu"));
+    let line = r#"{"target":{"name":"xtask"},"executable":"/t/xtask"}"#;
+    assert_eq!(executable_of(line), None);
+    let library = r#"{"target":{"name":"vm-iommu"},"executable":null}"#;
+    assert_eq!(executable_of(library), None);
+    assert_eq!(executable_of("warning: text"), None);
+}
+
+#[test]
+fn only_the_folders_of_dead_runs_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = format!("boot-{}", std::process::id());
+    // Process ids end well below this.
+    for name in [own.as_str(), "boot-4294967295", "notes"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    remove_left_over(dir.path());
+    assert!(dir.path().join(own).exists());
+    assert!(!dir.path().join("boot-4294967295").exists());
+    assert!(dir.path().join("notes").exists());
+}
