@@ -195,8 +195,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Sets the interrupt pin, 1 for INTA to 4. No INTx is ever delivered: software that insists
-    /// on a pin finds one.
+    /// Gives the function a wired interrupt pin, 1 for INTA to 4 for INTD.
     #[must_use]
     pub fn interrupt_pin(mut self, pin: u8) -> Self {
         self.image.put(INTERRUPT_PIN, &[pin]);

@@ -159,6 +159,12 @@ impl ConfigSpace {
             *byte = state.values.get(at).copied().unwrap_or(0xff);
         }
         drop(state);
+        let status = usize::from(STATUS).checked_sub(usize::from(offset));
+        if let Some(byte) = status.and_then(|index| data.get_mut(index))
+            && self.interrupts.pin.is_asserted()
+        {
+            *byte |= STATUS_INTERRUPT;
+        }
         if let Some(msi) = self.layout.msi {
             self.overlay_pending(msi + 0x14, offset, data);
         }
@@ -278,7 +284,11 @@ impl ConfigSpace {
             let control = state.u16(msix + 2);
             (control & 1 << 15 != 0).then_some(control & 1 << 14 != 0)
         });
-        Control { msi, msix }
+        Control {
+            msi,
+            msix,
+            intx_disabled: state.command().contains(Command::INTX_DISABLE),
+        }
     }
 
     /// What writes since the last call ask of the fabric.

@@ -10,7 +10,8 @@ use thiserror::Error;
 use vm_iommu_dma::Upstream;
 use vm_iommu_spec::RequesterId;
 
-use crate::registers::HEADER_TYPE;
+use crate::intx::{IntxLines, IntxSink, line_of};
+use crate::registers::{HEADER_TYPE, INTERRUPT_PIN};
 use crate::routes::Routes;
 use crate::topology::Topology;
 use crate::{
@@ -65,6 +66,7 @@ pub struct Fabric {
     windows: Windows,
     view: RwLock<Arc<View>>,
     settling: Settling,
+    pub(crate) intx: Arc<IntxLines>,
     observers: Mutex<Vec<Arc<dyn FabricObserver>>>,
     /// The configuration address register, port CF8h.
     config_address: AtomicU32,
@@ -93,6 +95,7 @@ impl Fabric {
                 routes: Routes::empty(),
             })),
             settling: Settling::default(),
+            intx: Arc::default(),
             observers: Mutex::default(),
             config_address: AtomicU32::new(0),
         };
@@ -120,6 +123,7 @@ impl Fabric {
             }
             let index = topology.insert(bus.0, devfn, function);
             mark_multifunction(&topology, index);
+            self.wire(&topology, index);
             self.publish(View {
                 topology: Arc::new(topology),
                 routes: view.routes.clone(),
@@ -193,6 +197,21 @@ impl Fabric {
                 .push(observer);
         });
         self.settle();
+    }
+
+    /// Connects the four interrupt lines. `numbers` is what [`assign`](Self::assign) puts into
+    /// Interrupt Line for each: the input of the interrupt controller that the line leads to.
+    pub fn connect_intx(&self, sink: Arc<dyn IntxSink>, numbers: [u8; 4]) {
+        self.intx.connect(sink, numbers);
+    }
+
+    fn wire(&self, topology: &Topology, index: usize) {
+        let config = topology.nodes[index].function.config();
+        let pin = config.read_u8(INTERRUPT_PIN);
+        if pin != 0 {
+            let line = line_of(topology, index, pin);
+            config.interrupts().pin.connect(&self.intx, line);
+        }
     }
 
     pub(crate) fn view(&self) -> Arc<View> {

@@ -1,4 +1,5 @@
-//! A function's interrupts: MSI and MSI-X (PCIe Base 5.0, sections 6.1.4, 7.7.1 and 7.7.2).
+//! A function's interrupts: MSI and MSI-X (PCIe Base 5.0, sections 6.1.4, 7.7.1 and 7.7.2), and
+//! its wired pin.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,18 +7,21 @@ use vm_iommu_dma::DmaPort;
 use vm_iommu_spec::MsiMessage;
 
 use crate::MsixLayout;
+use crate::intx::IntxPin;
 use crate::vector::{Setting, Vector};
 
 /// A function's interrupt vectors, whichever of MSI and MSI-X the guest enables.
 ///
 /// Each message is raised by the function's live requester id and only while it may issue
 /// requests. A vector that fires while masked is pending and raised when unmasked; one that fires
-/// while neither MSI nor MSI-X is enabled is lost (there is no INTx).
+/// while neither MSI nor MSI-X is enabled is lost. A device that has a wired pin keeps its level
+/// up to date besides ([`set_level`](Self::set_level)): it counts while the others are disabled.
 pub struct Interrupts {
     port: Arc<DmaPort>,
     vectors: Vec<Vector>,
     msix: Option<MsixLayout>,
     control: Mutex<Control>,
+    pub(crate) pin: IntxPin,
 }
 
 /// What the control registers of both capabilities say.
@@ -26,6 +30,8 @@ pub(crate) struct Control {
     pub(crate) msi: Option<MsiControl>,
     /// Whether MSI-X is enabled; with Function Mask.
     pub(crate) msix: Option<bool>,
+    /// The command register's Interrupt Disable.
+    pub(crate) intx_disabled: bool,
 }
 
 /// MSI, enabled.
@@ -61,11 +67,14 @@ impl Interrupts {
         let vectors = (0..count)
             .map(|_| Vector::new(port.upstream().msi.vector()))
             .collect();
+        let pin = IntxPin::default();
+        pin.enable(true);
         Arc::new(Self {
             port: Arc::clone(port),
             vectors,
             msix,
             control: Mutex::default(),
+            pin,
         })
     }
 
@@ -96,6 +105,12 @@ impl Interrupts {
         if let Some(vector) = self.vectors.get(index) {
             vector.signal(&self.port);
         }
+    }
+
+    /// Sets the level of the wired pin: whether the device asks for service. Nothing comes of it
+    /// while MSI or MSI-X is enabled, or Interrupt Disable is set.
+    pub fn set_level(&self, asserted: bool) {
+        self.pin.assert(asserted);
     }
 
     /// Whether `vector` fired while masked, and has not been raised since.
@@ -164,12 +179,17 @@ impl Interrupts {
         for vector in &self.vectors {
             vector.reset(&self.port);
         }
+        self.pin.assert(false);
+        self.pin.enable(true);
     }
 
     fn apply(&self, control: &Control) {
         for (index, vector) in self.vectors.iter().enumerate() {
             vector.set(control.setting(index), &self.port);
         }
+        let message_signalled = control.msi.is_some() || control.msix.is_some();
+        self.pin
+            .enable(!message_signalled && !control.intx_disabled);
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {

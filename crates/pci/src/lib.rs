@@ -10,6 +10,7 @@
 #![deny(missing_docs)]
 
 mod address;
+mod assign;
 mod bar;
 mod bridge;
 mod builder;
@@ -18,6 +19,7 @@ mod config;
 mod fabric;
 mod function;
 mod interrupts;
+mod intx;
 mod observer;
 mod ranges;
 pub mod registers;
@@ -26,6 +28,7 @@ mod topology;
 mod vector;
 
 pub use address::{BusId, DevFn, FunctionId};
+pub use assign::AssignError;
 pub use bar::{Bar, BarState, Decode};
 pub use bridge::Bridge;
 pub use builder::{BuildError, ConfigBuilder, Identity};
@@ -34,4 +37,5 @@ pub use config::{BridgeState, ConfigSpace, Effects};
 pub use fabric::{AddError, Fabric};
 pub use function::{Doorbell, PciFunction};
 pub use interrupts::Interrupts;
+pub use intx::IntxSink;
 pub use observer::{BarMapping, FabricObserver, Windows};

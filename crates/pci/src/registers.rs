@@ -13,6 +13,8 @@ pub const DEVICE_ID: u16 = 0x02;
 pub const COMMAND: u16 = 0x04;
 /// Status, 16 bits.
 pub const STATUS: u16 = 0x06;
+/// The bit of [`STATUS`] that tells of an asserted pin, whether or not it is disabled.
+pub const STATUS_INTERRUPT: u8 = 1 << 3;
 /// Revision ID, 8 bits.
 pub const REVISION_ID: u16 = 0x08;
 /// Class code, 24 bits.

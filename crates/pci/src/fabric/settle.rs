@@ -4,13 +4,14 @@
 //! taken effect when it returns. A write made by a function or an observer that is called from
 //! here is carried out after it: the thread would wait for itself.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
 use super::{Fabric, View};
 use crate::ranges::Piece;
 use crate::routes::Routes;
+use crate::topology::Topology;
 use crate::{BarMapping, Decode, Effects, FabricObserver, FunctionId, PciFunction};
 
 /// Who is settling, and what is left to do.
@@ -18,7 +19,7 @@ use crate::{BarMapping, Decode, Effects, FabricObserver, FunctionId, PciFunction
 pub(super) struct Settling {
     turn: Mutex<()>,
     owner: Mutex<Option<ThreadId>>,
-    queue: Mutex<VecDeque<(FunctionId, Effects)>>,
+    queue: Mutex<Vec<(FunctionId, Effects)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,9 +85,18 @@ impl Fabric {
     pub(super) fn note_effects(&self, id: FunctionId, function: &dyn PciFunction) {
         let effects = function.config().take_effects();
         if !effects.is_empty() {
-            lock(&self.settling.queue).push_back((id, effects));
+            lock(&self.settling.queue).push((id, effects));
             self.settle();
         }
+    }
+
+    /// Carries out what direct writes to config spaces asked for.
+    pub(crate) fn apply_writes(&self, topology: &Topology) {
+        for (index, node) in topology.nodes.iter().enumerate() {
+            let effects = node.function.config().take_effects();
+            lock(&self.settling.queue).push((FunctionId(index), effects));
+        }
+        self.settle();
     }
 
     pub(super) fn settle(&self) {
@@ -95,28 +105,17 @@ impl Fabric {
         }
         self.settling.exclusively(|| {
             loop {
-                let next = lock(&self.settling.queue).pop_front();
-                let Some((id, effects)) = next else { break };
-                self.carry_out(id, effects);
+                let batch = std::mem::take(&mut *lock(&self.settling.queue));
+                if batch.is_empty() {
+                    break;
+                }
+                let topology = Arc::clone(&self.view().topology);
+                for (id, effects) in batch {
+                    reset_for(&topology, id, effects);
+                }
+                self.reroute();
             }
         });
-    }
-
-    fn carry_out(&self, id: FunctionId, effects: Effects) {
-        let topology = Arc::clone(&self.view().topology);
-        if effects.contains(Effects::FUNCTION_RESET)
-            && let Some(node) = topology.nodes.get(id.0)
-        {
-            reset(&*node.function);
-        }
-        if effects.contains(Effects::BUS_RESET) {
-            for (index, node) in topology.nodes.iter().enumerate() {
-                if topology.bridges_above(index).any(|bridge| bridge == id.0) {
-                    reset(&*node.function);
-                }
-            }
-        }
-        self.reroute();
     }
 
     /// Reads all registers anew and makes them true. What is taken away goes before what is new
@@ -168,6 +167,22 @@ impl Fabric {
             observers
                 .iter()
                 .for_each(|observer| observer.mapped(mapping));
+        }
+    }
+}
+
+/// The resets that a config write asks for.
+fn reset_for(topology: &Topology, id: FunctionId, effects: Effects) {
+    if effects.contains(Effects::FUNCTION_RESET)
+        && let Some(node) = topology.nodes.get(id.0)
+    {
+        reset(&*node.function);
+    }
+    if effects.contains(Effects::BUS_RESET) {
+        for (index, node) in topology.nodes.iter().enumerate() {
+            if topology.bridges_above(index).any(|bridge| bridge == id.0) {
+                reset(&*node.function);
+            }
         }
     }
 }
