@@ -1,0 +1,424 @@
+//! Completion of commands, and the invalidation queue (chapter 6).
+//!
+//! One thread at a time works; whoever finds another at work leaves it a note. What a vCPU's
+//! register write sets in motion is done at once if it is little, else by whoever calls
+//! [`Vtd::step`]. Nothing is reported complete before the accesses that could still use what was
+//! invalidated have ended, and before the interrupt routes were resolved again.
+
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, TryLockError};
+
+use vm_iommu_dma::Drain;
+use vm_iommu_pagetable::TableMemory;
+use vm_iommu_spec::vtd::descriptor::{ContextScope, Descriptor, IotlbScope, Wait, function_mask};
+use vm_iommu_spec::vtd::registers::{
+    ContextCommand, GlobalBits, Granularity, InvalidateAddress, InvalidationStatus,
+    IotlbInvalidate, QueueError, QueuePointer, TableMode, offset,
+};
+use vm_iommu_spec::{DomainId, RequesterId};
+
+use crate::control::{Control, IOTLB, Pending, Queue};
+use crate::unit::Vtd;
+
+/// How many descriptors one register write, or one [`Vtd::step`], processes.
+const BATCH: usize = 64;
+/// How often a drain is looked at before the rest is left for later.
+const DRAIN_LOOKS: usize = 256;
+
+/// Whether a unit has work left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// Nothing is left to do.
+    Idle,
+    /// Something is left: [`Vtd::step`] is to be called again.
+    Pending,
+}
+
+/// What the thread at work keeps between turns.
+#[derive(Debug, Default)]
+pub(crate) struct Runner {
+    command: Option<(Pending, Drain)>,
+    wait: Option<(Queue, Wait, Drain)>,
+    /// Translations were invalidated since the last drain began.
+    undrained: bool,
+    /// Interrupt entries were invalidated since routes were last resolved.
+    unrouted: bool,
+    /// A device-TLB that did not answer; reported at the next wait.
+    silent: Option<u16>,
+}
+
+/// What became of the head of the queue.
+enum Advance {
+    /// One descriptor was processed.
+    Done,
+    /// A wait is held up by accesses in flight.
+    Blocked,
+    /// Nothing to process.
+    Empty,
+}
+
+impl Vtd {
+    /// Continues what register writes left over: commands and waits that were held up by accesses
+    /// in flight, and the rest of a long invalidation queue. Does a bounded amount of work and
+    /// does not block.
+    pub fn step(&self) -> Progress {
+        self.work_on()
+    }
+
+    /// Works until nothing is left, the batch is used up, or something is held up.
+    pub(crate) fn work_on(&self) -> Progress {
+        let mut budget = BATCH;
+        self.more_work.store(true, Ordering::SeqCst);
+        loop {
+            let mut runner = match self.runner.try_lock() {
+                Ok(runner) => runner,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                // Whoever is at work finds the note.
+                Err(TryLockError::WouldBlock) => return Progress::Idle,
+            };
+            self.more_work.store(false, Ordering::SeqCst);
+            let progress = self.turn(&mut runner, &mut budget);
+            drop(runner);
+            if progress == Progress::Pending {
+                return Progress::Pending;
+            }
+            if !self.more_work.load(Ordering::SeqCst) {
+                return Progress::Idle;
+            }
+        }
+    }
+
+    fn turn(&self, runner: &mut MutexGuard<'_, Runner>, budget: &mut usize) -> Progress {
+        loop {
+            if let Some((_, drain)) = &mut runner.command {
+                if !settled(drain) {
+                    return Progress::Pending;
+                }
+                if let Some((pending, _)) = runner.command.take() {
+                    self.complete(&pending);
+                }
+                continue;
+            }
+            let pending = std::mem::take(&mut self.control().pending);
+            if !pending.is_empty() {
+                self.apply(&pending);
+                runner.command = Some((pending, self.epochs.drain()));
+                continue;
+            }
+            match self.advance(runner, budget) {
+                Advance::Done => {}
+                Advance::Blocked => return Progress::Pending,
+                Advance::Empty => return Progress::Idle,
+            }
+        }
+    }
+
+    /// Carries a command out, short of telling software.
+    fn apply(&self, pending: &Pending) {
+        if pending.translation {
+            self.contexts.invalidate_all();
+            self.iotlb.invalidate_all();
+        }
+        if pending.interrupts {
+            self.irtes.invalidate(None);
+            self.refresh_routes();
+        }
+        if let Some(scope) = pending.context.and_then(context_scope) {
+            self.contexts.invalidate(scope);
+        }
+        if let Some(scope) = pending
+            .iotlb
+            .and_then(|(command, address)| self.iotlb_scope(command, address))
+        {
+            self.invalidate_iotlb(&scope);
+        }
+    }
+
+    /// Tells software that a command is complete (sections 11.4.4, 11.4.6 and 11.4.8).
+    fn complete(&self, pending: &Pending) {
+        let mut control = self.control();
+        if let Some(status) = pending.status {
+            control.set_status(status);
+        }
+        // With the queue enabled, invalidation by registers is refused: actual granularity 0.
+        let queued = control
+            .snapshot
+            .enabled
+            .contains(GlobalBits::QUEUED_INVALIDATION);
+        if let Some(command) = pending.context {
+            let actual = match context_scope(command) {
+                Some(_) if !queued => command.requested(),
+                _ => Granularity::Reserved,
+            };
+            let answer = command.with_invalidate(false).with_actual(actual);
+            control.file.set(offset::CCMD, answer.into_bits());
+        }
+        if let Some((command, address)) = pending.iotlb {
+            let actual = match self.iotlb_scope(command, address) {
+                Some(scope) if !queued => granularity(&scope),
+                _ => Granularity::Reserved,
+            };
+            let answer = command.with_invalidate(false).with_actual(actual);
+            control.file.set(IOTLB, answer.into_bits());
+        }
+    }
+
+    fn iotlb_scope(
+        &self,
+        command: IotlbInvalidate,
+        address: InvalidateAddress,
+    ) -> Option<IotlbScope> {
+        let domain = DomainId(command.domain());
+        match command.requested() {
+            Granularity::Reserved => None,
+            Granularity::Global => Some(IotlbScope::Global),
+            Granularity::Domain => Some(IotlbScope::Domain(domain)),
+            Granularity::Selective => match self.config.maximum_address_mask {
+                None => Some(IotlbScope::Domain(domain)),
+                Some(maximum) => IotlbScope::pages(domain, address, maximum),
+            },
+        }
+    }
+
+    fn invalidate_iotlb(&self, scope: &IotlbScope) {
+        match scope {
+            IotlbScope::Global => self.iotlb.invalidate_all(),
+            IotlbScope::Domain(domain) => {
+                for tag in self.contexts.tags_of(*domain) {
+                    self.iotlb.invalidate_tag(&tag);
+                }
+            }
+            IotlbScope::Pages { domain, range, .. } => {
+                for tag in self.contexts.tags_of(*domain) {
+                    self.iotlb
+                        .invalidate_range(&tag, *range.start(), *range.end());
+                }
+            }
+        }
+    }
+
+    /// Processes the descriptor at the head of the queue (section 6.5.2).
+    fn advance(&self, runner: &mut Runner, budget: &mut usize) -> Advance {
+        if let Some((_, _, drain)) = &mut runner.wait {
+            if !settled(drain) {
+                return Advance::Blocked;
+            }
+            if let Some((queue, wait, _)) = runner.wait.take() {
+                self.complete_wait(queue, wait);
+            }
+            return Advance::Done;
+        }
+        let Some((queue, head)) = self.next_descriptor(runner) else {
+            return Advance::Empty;
+        };
+        if *budget == 0 {
+            return Advance::Blocked;
+        }
+        *budget -= 1;
+        match self.fetch(queue, head) {
+            Err(error) => {
+                let event = self.on_queue(queue, |control| control.queue_error(error));
+                if self.queue_log.allows() {
+                    log::warn!("VT-d: invalidation queue stopped at {head:#x}: {error}");
+                }
+                self.send(event.flatten());
+            }
+            Ok(Descriptor::Wait(wait)) => return self.begin_wait(runner, queue, wait),
+            Ok(descriptor) => {
+                self.invalidate(runner, &descriptor);
+                self.on_queue(queue, |control| control.advance_head(queue));
+            }
+        }
+        Advance::Done
+    }
+
+    /// Where the next descriptor is, if the queue is running and has one.
+    fn next_descriptor(&self, runner: &mut Runner) -> Option<(Queue, u32)> {
+        let mut control = self.control();
+        let queue = control.queue?;
+        let status = control.fault_status();
+        if status.queue_error() || status.timeout_error() {
+            return None;
+        }
+        let head = control.queue_pointer(offset::IQH);
+        let tail = control.queue_pointer(offset::IQT);
+        if head == tail {
+            // No wait follows that would report it.
+            let silent = runner.silent.take()?;
+            let event = control.timeout_error(silent);
+            drop(control);
+            self.send(event);
+            return None;
+        }
+        let error = if queue.address.wide() {
+            QueueError::InvalidWidth
+        } else if tail >= queue.address.bytes() {
+            QueueError::InvalidTail
+        } else if control.snapshot.root.mode() == TableMode::Reserved {
+            QueueError::InvalidMode
+        } else {
+            return Some((queue, head));
+        };
+        let event = control.queue_error(error);
+        drop(control);
+        if self.queue_log.allows() {
+            log::warn!("VT-d: invalidation queue stopped: {error}");
+        }
+        self.send(event);
+        None
+    }
+
+    fn fetch(&self, queue: Queue, head: u32) -> Result<Descriptor, QueueError> {
+        let place = queue
+            .address
+            .address()
+            .checked_add(u64::from(head))
+            .ok_or(QueueError::Fetch)?;
+        let upper = place.checked_add(8).ok_or(QueueError::Fetch)?;
+        let low = self.ram.load(place).map_err(|_| QueueError::Fetch)?;
+        let high = self.ram.load(upper).map_err(|_| QueueError::Fetch)?;
+        Descriptor::decode(low, high, &self.descriptor_rules)
+    }
+
+    fn invalidate(&self, runner: &mut Runner, descriptor: &Descriptor) {
+        match descriptor {
+            Descriptor::Context(scope) => {
+                self.contexts.invalidate(*scope);
+                runner.undrained = true;
+            }
+            Descriptor::Iotlb(scope) => {
+                self.invalidate_iotlb(scope);
+                runner.undrained = true;
+            }
+            Descriptor::InterruptEntry(range) => {
+                self.irtes.invalidate(*range);
+                runner.unrouted = true;
+            }
+            Descriptor::DeviceTlb { source, range } => {
+                match self.device_tlb(*source) {
+                    Some(device) => {
+                        let requester = RequesterId::from_source_id(self.config.segment, *source);
+                        device.invalidate(requester, None, range.clone());
+                    }
+                    None => runner.silent = Some(*source),
+                }
+                runner.undrained = true;
+            }
+            Descriptor::Wait(_) => {}
+        }
+    }
+
+    fn begin_wait(&self, runner: &mut Runner, queue: Queue, wait: Wait) -> Advance {
+        if let Some(source) = runner.silent.take() {
+            // The wait is discarded: nothing tells its software but the error.
+            let event = self.on_queue(queue, |control| {
+                control.advance_head(queue);
+                control.timeout_error(source)
+            });
+            if self.queue_log.allows() {
+                log::warn!("VT-d: device-TLB of source id {source:#06x} did not answer");
+            }
+            self.send(event.flatten());
+            return Advance::Done;
+        }
+        if std::mem::take(&mut runner.unrouted) {
+            self.refresh_routes();
+        }
+        if std::mem::take(&mut runner.undrained) {
+            runner.wait = Some((queue, wait, self.epochs.drain()));
+        } else {
+            self.complete_wait(queue, wait);
+        }
+        Advance::Done
+    }
+
+    /// Writes the status, then raises the event, then moves the head (section 6.5.2.8).
+    fn complete_wait(&self, queue: Queue, wait: Wait) {
+        // A queue that was disabled meanwhile completes nothing.
+        if self.control().queue != Some(queue) {
+            return;
+        }
+        if let Some((place, data)) = wait.status
+            && self.ram.store_u32(place, data).is_err()
+        {
+            let event = self.on_queue(queue, |control| {
+                control.queue_error(QueueError::Unspecified)
+            });
+            if self.queue_log.allows() {
+                log::warn!("VT-d: no memory at {place} to write the status of a wait to");
+            }
+            self.send(event.flatten());
+            return;
+        }
+        let event = self.on_queue(queue, |control| {
+            control.advance_head(queue);
+            wait.interrupt.then(|| control.wait_complete()).flatten()
+        });
+        self.send(event.flatten());
+    }
+
+    /// Runs `then` on the registers, if `queue` is still the one that is enabled.
+    fn on_queue<T>(&self, queue: Queue, then: impl FnOnce(&mut Control) -> T) -> Option<T> {
+        let mut control = self.control();
+        (control.queue == Some(queue)).then(|| then(&mut control))
+    }
+}
+
+/// Whether all accesses that a drain waits for have ended, after a few looks.
+fn settled(drain: &mut Drain) -> bool {
+    for _ in 0..DRAIN_LOOKS {
+        if drain.is_complete() {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    false
+}
+
+/// What CCMD_REG asks for; `None` if it is incorrect.
+fn context_scope(command: ContextCommand) -> Option<ContextScope> {
+    let domain = DomainId(command.domain());
+    match command.requested() {
+        Granularity::Reserved => None,
+        Granularity::Global => Some(ContextScope::Global),
+        Granularity::Domain => Some(ContextScope::Domain(domain)),
+        Granularity::Selective => Some(ContextScope::Device {
+            domain,
+            source: command.source(),
+            ignored: function_mask(command.function_mask()),
+        }),
+    }
+}
+
+fn granularity(scope: &IotlbScope) -> Granularity {
+    match scope {
+        IotlbScope::Global => Granularity::Global,
+        IotlbScope::Domain(_) => Granularity::Domain,
+        IotlbScope::Pages { .. } => Granularity::Selective,
+    }
+}
+
+impl Control {
+    /// The offset in bytes that IQH_REG or IQT_REG holds.
+    fn queue_pointer(&self, register: u16) -> u32 {
+        QueuePointer::from_bits(self.file.get(register)).offset()
+    }
+
+    /// Moves the head past one descriptor, around the end of the queue.
+    fn advance_head(&mut self, queue: Queue) {
+        let head = (self.queue_pointer(offset::IQH) + 16) % queue.address.bytes();
+        self.file.set(offset::IQH, u64::from(head));
+    }
+
+    /// ICS_REG and the invalidation event (section 6.5.2.8): no further event while IWC is set.
+    fn wait_complete(&mut self) -> Option<vm_iommu_spec::MsiMessage> {
+        let status = InvalidationStatus::from_bits(self.file.get(offset::ICS) as u32);
+        if status.wait_complete() {
+            return None;
+        }
+        let status = status.with_wait_complete(true);
+        self.file.set(offset::ICS, u64::from(status.into_bits()));
+        self.raise_event(offset::IECTL)
+    }
+}
