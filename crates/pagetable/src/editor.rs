@@ -238,9 +238,10 @@ impl<F: Editable> Editor<F> {
         let reach = engine::table_reach(self.format.root_level());
         // A canonical range does not cross from the lower half to the upper.
         let same_half = reach > 63 || (iova.0 ^ last.0) >> (reach - 1) == 0;
-        let checked = [iova, last].map(|address| self.format.check_address(address.0));
-        let whole = checked.iter().all(Result::is_ok);
-        if whole && (same_half || self.format.check_address(1 << (reach - 1)).is_ok()) {
+        let translates = |address| self.format.check(address, Access::empty()).is_ok();
+        if [iova.0, last.0].into_iter().all(translates)
+            && (same_half || translates(1 << (reach - 1)))
+        {
             Ok(last)
         } else {
             Err(beyond)

@@ -90,8 +90,8 @@ pub trait Format {
     /// The level of the root table's entries.
     fn root_level(&self) -> u8;
 
-    /// Whether the tables translate `address` at all.
-    fn check_address(&self, address: u64) -> Result<(), Reason>;
+    /// Whether the tables translate `address` at all, and serve such an access.
+    fn check(&self, address: u64, access: Access) -> Result<(), Reason>;
 
     /// Decodes and checks an entry of `level`, but for permissions.
     fn decode(&self, level: u8, entry: u64, address: u64) -> Result<Next, Reason>;
@@ -116,11 +116,17 @@ pub(crate) trait Tables {
     /// What a walk in these tables may fail with.
     type Fault: From<WalkFault>;
 
-    /// Loads the entry at `address`; `Err(None)` if the table is not in memory.
-    fn load(&self, address: u64) -> Result<u64, Option<Self::Fault>>;
+    /// Loads the entry of `level` at `address`; `Err(None)` if the table is not in memory.
+    fn load(&self, level: u8, address: u64) -> Result<u64, Option<Self::Fault>>;
 
-    /// Replaces the entry at `address` by `new` if it still is `old`, and says whether it was.
-    fn update(&self, address: u64, old: u64, new: u64) -> Result<bool, Option<Self::Fault>>;
+    /// Replaces the entry of `level` at `address` by `new` if it still is `old`, and says whether it was.
+    fn update(
+        &self,
+        level: u8,
+        address: u64,
+        old: u64,
+        new: u64,
+    ) -> Result<bool, Option<Self::Fault>>;
 }
 
 /// Tables whose entries point to each other by the addresses of [`TableMemory`].
@@ -130,11 +136,17 @@ impl<M: TableMemory + ?Sized> Tables for Direct<'_, M> {
     type Fault = WalkFault;
 
     #[inline(always)]
-    fn load(&self, address: u64) -> Result<u64, Option<WalkFault>> {
+    fn load(&self, _level: u8, address: u64) -> Result<u64, Option<WalkFault>> {
         self.0.load(PhysAddr(address)).map_err(|BadAddress(_)| None)
     }
 
-    fn update(&self, address: u64, old: u64, new: u64) -> Result<bool, Option<WalkFault>> {
+    fn update(
+        &self,
+        _level: u8,
+        address: u64,
+        old: u64,
+        new: u64,
+    ) -> Result<bool, Option<WalkFault>> {
         match self.0.compare_exchange(PhysAddr(address), old, new) {
             Ok(found) => Ok(found.is_ok()),
             Err(BadAddress(_)) => Err(None),
@@ -160,7 +172,7 @@ pub(crate) fn walk<F: Format + ?Sized, T: Tables>(
     start: Position,
     request: Request,
 ) -> Result<Walk, T::Fault> {
-    if let Err(reason) = format.check_address(request.address) {
+    if let Err(reason) = format.check(request.address, request.access) {
         return Err(WalkFault {
             level: 0,
             reason,
@@ -205,7 +217,7 @@ fn attempt<F: Format + ?Sized, T: Tables>(
     } = start;
     let (page, shift, entry) = loop {
         let place = entry_address(table, level, address);
-        let entry = match tables.load(place) {
+        let entry = match tables.load(level, place) {
             Ok(entry) => entry,
             Err(fault) => {
                 visited.push(level, place, 0);
@@ -285,7 +297,7 @@ fn set_flags<F: Format + ?Sized, T: Tables>(
         if probe {
             return Ok(Flags::Unset);
         }
-        match tables.update(step.address.0, step.entry, step.entry | flags) {
+        match tables.update(step.level, step.address.0, step.entry, step.entry | flags) {
             Ok(true) => {}
             Ok(false) => return Ok(Flags::Contended(step.level)),
             Err(fault) => return Err(inaccessible(step.level, *visited, fault)),

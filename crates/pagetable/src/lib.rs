@@ -34,17 +34,23 @@
 
 extern crate alloc;
 
+mod amd_v1;
 mod editor;
 mod engine;
 mod memory;
+mod nested;
 mod second_stage;
 pub mod testing;
 mod walk;
 mod walker;
+mod x86_64;
 
+pub use amd_v1::{AmdV1, AmdV1Config};
 pub use editor::{EditError, EditFailure, Editable, Editor, Invalidation, Mapping, TablePages};
 pub use engine::{Format, Position};
 pub use memory::{BadAddress, TableMemory};
+pub use nested::{Nested, NestedFault, NestedWalk, Purpose};
 pub use second_stage::{Levels, SecondStage, SecondStageConfig};
 pub use walk::{AttributeFlags, Attributes, MAX_LEVELS, Reason, Step, Visited, Walk, WalkFault};
 pub use walker::Walker;
+pub use x86_64::{X86_64, X86_64Config};

@@ -166,14 +166,16 @@ impl SecondStage {
             Reason::NotPresent if access.writes() => vtd::FaultReason::WriteDenied,
             Reason::WriteDenied => vtd::FaultReason::WriteDenied,
             Reason::TableAccess => vtd::FaultReason::PagingEntryAccess,
-            Reason::Reserved { .. } | Reason::NextLevel { .. } | Reason::SkippedBits => {
-                vtd::FaultReason::PagingEntryReserved
-            }
+            Reason::Reserved { .. }
+            | Reason::NextLevel { .. }
+            | Reason::PageSize { .. }
+            | Reason::SkippedBits => vtd::FaultReason::PagingEntryReserved,
             Reason::Contended => return FaultReason::Contended,
             Reason::NotPresent
             | Reason::ReadDenied
             | Reason::ExecuteDenied
-            | Reason::PrivilegeDenied => vtd::FaultReason::ReadDenied,
+            | Reason::PrivilegeDenied
+            | Reason::SupervisorDisabled => vtd::FaultReason::ReadDenied,
         })
     }
 }
@@ -187,7 +189,7 @@ impl Format for SecondStage {
     }
 
     #[inline(always)]
-    fn check_address(&self, address: u64) -> Result<(), Reason> {
+    fn check(&self, address: u64, _access: Access) -> Result<(), Reason> {
         match address >> self.config.levels.address_width() {
             0 => Ok(()),
             _ => Err(Reason::BeyondWidth),

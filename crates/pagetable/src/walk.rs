@@ -132,12 +132,18 @@ pub enum Reason {
         /// The lowest of those that are set, 0 to 63.
         bit: u8,
     },
-    /// An AMD v1 entry's Next Level field is not below the entry's own level, or a page-size
-    /// encoding is too large for the address.
+    /// An AMD v1 entry's Next Level field is not below the entry's own level, or says that an
+    /// entry of level 6 maps a page.
     #[error("illegal next level {next_level}")]
     NextLevel {
         /// The field.
         next_level: u8,
+    },
+    /// An AMD v1 entry encodes a page size that is not between those of its level and the next.
+    #[error("illegal page size 2^{shift}")]
+    PageSize {
+        /// Base-2 logarithm of the size in bytes.
+        shift: u8,
     },
     /// An AMD v1 entry skips levels whose address bits are not zero.
     #[error("skipped address bits not zero")]
@@ -157,6 +163,9 @@ pub enum Reason {
     /// A request with user privilege to a supervisor page.
     #[error("supervisor page")]
     PrivilegeDenied,
+    /// A request with supervisor privilege, where these are not enabled.
+    #[error("supervisor requests are not enabled")]
+    SupervisorDisabled,
     /// Accessed or dirty flags could not be set, because the entries changed each time they were
     /// read. Not a fault of the tables; the request may be retried, a unit aborts it.
     #[error("entry contended")]

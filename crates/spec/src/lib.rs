@@ -20,10 +20,12 @@ extern crate std;
 
 mod access;
 mod address;
+pub mod amd;
 mod fault;
 mod id;
 mod interrupt;
 pub mod vtd;
+pub mod x86_64;
 
 pub use access::{Access, AddressType, DmaRequest};
 pub use address::{Iova, PhysAddr};

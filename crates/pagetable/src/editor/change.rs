@@ -71,7 +71,7 @@ impl<F: Editable> Editor<F> {
 
     /// Calls `dirty` with the first address and the size in bytes of each page in a range that
     /// was written, and clears their dirty flags if `clear`. A page that reaches beyond the range
-    /// is reported whole; one that takes several entries may be reported several times.
+    /// is reported whole.
     ///
     /// # Errors
     /// [`EditError`], if the range is none or the tables are not accessible.
@@ -90,16 +90,36 @@ impl<F: Editable> Editor<F> {
         let mut edit = self.edit(memory);
         let level = self.format.root_level();
         let flag = self.format.dirty();
+        let mut reported = None;
         let outcome = edit.each_page(self.root.0, level, iova.0, last.0, &mut |edit, page| {
-            if page.entry & flag == 0 {
+            let size = 1 << page.shift;
+            let start = Iova(page.first).align_down(size);
+            if reported == Some(start) {
                 return Ok(());
             }
-            let size = 1 << page.shift;
-            dirty(Iova(page.first).align_down(size), size);
-            if clear {
-                edit.update(page.place, page.entry, |entry| entry & !flag)?;
-                edit.invalidation.bytes += page.last - page.first + 1;
-                edit.invalidation.removes = true;
+            reported = Some(start);
+            // The hardware marks any one of the entries that a page takes.
+            let entries = 1u64 << (page.shift - entry_reach(page.level));
+            let places = (0..entries).map(|slot| (page.place & !(entries * 8 - 1)) + slot * 8);
+            let mut written = false;
+            for place in places {
+                let entry = edit.load(place)?;
+                if entry & flag == 0 {
+                    continue;
+                }
+                written = true;
+                if clear {
+                    edit.update(place, entry, |entry| entry & !flag)?;
+                    edit.invalidation.removes = true;
+                }
+            }
+            if written {
+                dirty(start, size);
+                if clear {
+                    edit.invalidation.bytes = edit.invalidation.bytes.saturating_add(size);
+                    let last = start.last_byte(size).unwrap_or(Iova(u64::MAX));
+                    edit.invalidation.cover(start, last);
+                }
             }
             Ok(())
         });
@@ -111,6 +131,7 @@ impl<F: Editable> Editor<F> {
 pub(super) struct PageSlot {
     pub(super) place: u64,
     pub(super) entry: u64,
+    pub(super) level: u8,
     /// Base-2 logarithm of the page's size.
     pub(super) shift: u8,
     /// The first address in the range that the entry translates.
@@ -201,6 +222,7 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
                         PageSlot {
                             place,
                             entry,
+                            level,
                             shift,
                             first: iova,
                             last: end,

@@ -4,8 +4,8 @@ use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use super::{Edit, EditError, EditFailure, Editable, Editor, Invalidation, Mapping};
 use super::{Slot, TablePages};
-use crate::TableMemory;
 use crate::engine::{entry_address, entry_reach};
+use crate::{AttributeFlags, TableMemory};
 
 /// How far a mapping has come.
 struct Run<'a> {
@@ -112,7 +112,8 @@ impl<F: Editable> Editor<F> {
 
     /// Whether the format can express exactly `permissions` in a page's entry.
     pub(super) fn check_permissions(&self, permissions: Access) -> Result<(), EditError> {
-        let mapping = Mapping::new(Iova(0), PhysAddr(0), 4096, permissions);
+        let mut mapping = Mapping::new(Iova(0), PhysAddr(0), 4096, permissions);
+        mapping.attributes.flags = AttributeFlags::USER;
         let entry = self.format.page_entry(1, 12, 0, &mapping);
         let present = self.format.decode(1, entry, 0).is_ok();
         let data = Access::READ | Access::WRITE;

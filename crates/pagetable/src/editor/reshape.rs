@@ -145,8 +145,9 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
             let place = entry_address(table, level, first + offset);
             let entry = self.load(place)?;
             let format = self.format;
+            // A write through a cached translation of the whole page marked one entry only.
             self.update(place, entry, |entry| {
-                format.reframe(entry, level, level, reach, address + offset)
+                format.reframe(entry, level, level, reach, address + offset) | format.dirty()
             })?;
         }
         Ok(())

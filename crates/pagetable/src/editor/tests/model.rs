@@ -172,7 +172,7 @@ fn compare<F: Editable>(
     let outside = [base.wrapping_sub(4096), base.wrapping_add(WINDOW << 12)];
     let outside = outside
         .into_iter()
-        .filter(|&address| editor.format().check_address(address).is_ok())
+        .filter(|&address| editor.format().check(address, Access::READ).is_ok())
         .map(|address| (u64::MAX, address));
     for (page, address) in pages.chain(outside) {
         let walk = editor
