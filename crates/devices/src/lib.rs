@@ -3,5 +3,9 @@
 #![deny(missing_docs)]
 
 mod edu;
+mod io_thread;
+pub mod virtio_blk;
 
 pub use edu::{Edu, EduConfig};
+pub use io_thread::{IoThread, IoThreadError, QueueEvents};
+pub use virtio_blk::VirtioBlk;

@@ -1,0 +1,4 @@
+mod echo;
+mod negotiation;
+mod queue;
+mod transport;
