@@ -127,14 +127,14 @@ impl MemorySize {
     ///
     /// Not whole mebibytes, or out of bounds.
     pub fn from_bytes(bytes: u64) -> Result<Self, ConfigError> {
-        if bytes < Self::MIN.0 || bytes > Self::MAX.0 {
+        if !(Self::MIN.0..=Self::MAX.0).contains(&bytes) {
             return Err(ConfigError::MemoryBounds {
                 given: bytes,
                 least: Self::MIN.0,
                 most: Self::MAX.0,
             });
         }
-        if bytes % (1 << 20) != 0 {
+        if !bytes.is_multiple_of(1 << 20) {
             return Err(ConfigError::MemoryGranularity { given: bytes });
         }
         Ok(Self(bytes))

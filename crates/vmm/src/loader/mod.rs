@@ -11,6 +11,8 @@ mod format;
 mod multiboot;
 mod place;
 mod pvh;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -45,6 +47,8 @@ pub fn load(
         source,
     };
     let mut image = File::open(&kernel.path).map_err(|error| in_kernel(ImageError::Open(error)))?;
+    let format = Format::detect(&mut image).map_err(in_kernel)?;
+    log::info!("{} is {format}", kernel.path.display());
     let mut modules = open_modules(&kernel.initrds)?;
     let request = Request {
         memory,
@@ -52,8 +56,6 @@ pub fn load(
         cmdline: &kernel.cmdline,
         rsdp,
     };
-    let format = Format::detect(&mut image).map_err(in_kernel)?;
-    log::info!("{} is {format}", kernel.path.display());
     match format {
         Format::BzImage => bzimage::load(&request, &mut image, &mut modules),
         Format::PvhElf => pvh::load(&request, &mut image, &mut modules),

@@ -1,0 +1,7 @@
+mod bzimage;
+mod elf;
+mod files;
+mod hostile;
+mod images;
+mod multiboot;
+mod pvh;
