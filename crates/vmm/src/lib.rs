@@ -5,6 +5,14 @@
 
 pub mod acpi;
 pub mod boot;
+pub mod cli;
 pub mod config;
+pub mod doctor;
+pub mod interrupt;
+pub mod io;
+pub mod kvm;
 pub mod layout;
 pub mod loader;
+pub mod machine;
+mod one_line;
+pub mod report;

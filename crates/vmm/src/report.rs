@@ -1,0 +1,61 @@
+//! The account of a run, for `--report`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::interrupt::InterruptCounters;
+use crate::io::BusCounters;
+use crate::kvm::ExitCounters;
+use crate::machine::{Ending, Machine};
+
+/// The account of a run. It serializes to JSON; durations are in milliseconds.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Why the machine stopped, in a word.
+    pub ending: &'static str,
+    /// The same in a sentence.
+    pub reason: String,
+    /// The exit code that goes with it.
+    pub exit_code: u8,
+    /// When things happened, in milliseconds since the machine was begun.
+    times_ms: crate::machine::Milliseconds,
+    /// How often processors left the guest for this process, by kind.
+    pub exits: BTreeMap<&'static str, u64>,
+    /// Interrupts.
+    pub interrupts: InterruptCounters,
+    /// Accesses that no device answered.
+    pub bus: BusCounters,
+}
+
+impl Report {
+    pub(crate) fn new<'a>(
+        machine: &Machine,
+        ending: &Ending,
+        exits: impl IntoIterator<Item = &'a ExitCounters>,
+    ) -> Self {
+        Self {
+            ending: ending.name(),
+            reason: ending.to_string(),
+            exit_code: ending.exit_code(),
+            times_ms: machine.milliseconds(),
+            exits: ExitCounters::total(exits),
+            interrupts: machine.router().counters(),
+            bus: machine.bus().counters(),
+        }
+    }
+
+    /// Writes the account as JSON to a file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(path)?);
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.write_all(b"\n")?;
+        file.flush()
+    }
+}
