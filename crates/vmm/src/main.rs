@@ -1,2 +1,7 @@
-//! The reference virtual machine monitor.
-fn main() {}
+//! The command `vm-iommu`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vm_iommu_vmm::cli::main()
+}

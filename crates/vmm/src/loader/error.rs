@@ -34,10 +34,10 @@ pub enum LoadError {
 pub enum ImageError {
     /// The file cannot be opened.
     #[error("{}", file_trouble("opened", .0))]
-    Open(#[source] io::Error),
+    Open(io::Error),
     /// The file cannot be read.
     #[error("{}", file_trouble("read", .0))]
-    Read(#[source] io::Error),
+    Read(io::Error),
     /// The content is of no known format.
     #[error(
         "this is no kernel that can be booted; give a bzImage, an x86-64 ELF with a PVH note, or a multiboot image"
@@ -149,10 +149,10 @@ pub enum ImageError {
 pub enum ModuleError {
     /// The file cannot be opened.
     #[error("{}", file_trouble("opened", .0))]
-    Open(#[source] io::Error),
+    Open(io::Error),
     /// The file cannot be read.
     #[error("{}", file_trouble("read", .0))]
-    Read(#[source] io::Error),
+    Read(io::Error),
     /// Something whose size is not known beforehand.
     #[error("this is no regular file; copy its content to one")]
     NotAFile,

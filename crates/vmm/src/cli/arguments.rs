@@ -1,0 +1,171 @@
+//! The options, as clap derives them.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, value_parser};
+
+use super::exit;
+use crate::config::{
+    DeviceConfig, FeatureChange, IommuConfig, KernelConfig, MachineConfig, MemorySize, Module,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  Is KVM here, and what runs where?
+    vm-iommu doctor
+
+  A Linux guest with its disk behind the unit:
+    vm-iommu run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0 panic=-1' \\
+        --cpus 4 --memory 2G --iommu vtd,aw=48 --device virtio-blk,path=disk.img";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  The same guest with and without a unit:
+    vm-iommu run --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0
+    vm-iommu run --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0 --iommu none
+
+  Two disks, one of them past the unit:
+    vm-iommu run --kernel vmlinuz --device virtio-blk,path=a.img,queues=2 \\
+        --device virtio-blk,path=b.img,readonly=on,iommu=off
+
+  A multiboot test image with a module, and its exit code:
+    vm-iommu run --kernel test.flat --initrd data.bin,cmdline='a=1' --device edu; echo $?
+
+  A guest without AVX and all that needs it, and an account of the run:
+    vm-iommu run --kernel vmlinuz --cpu-features=-avx --report run.json";
+
+/// A virtual machine whose devices sit behind an emulated IOMMU.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vm-iommu",
+    version,
+    subcommand_required = true,
+    after_help = "Run 'vm-iommu help COMMAND' for a command's options and examples.",
+    after_long_help = paragraphs(&[EXAMPLES, exit::HELP])
+)]
+pub(super) struct Arguments {
+    /// Tell more on standard error: -v what happens, -vv why, -vvv everything. RUST_LOG, if set,
+    /// goes before.
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Boot a kernel and run it until it ends; its serial port is this terminal.
+    Run(Box<RunArguments>),
+    /// Say what KVM is here, measured, and what will therefore run where.
+    #[command(after_help = "Exits with 0 if machines run on this KVM, and with 2 if not.")]
+    Doctor(DoctorArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Try 'vm-iommu help run' for examples and exit codes.",
+    after_long_help = paragraphs(&[RUN_EXAMPLES, exit::HELP])
+)]
+pub(super) struct RunArguments {
+    /// The kernel: a bzImage, an x86-64 ELF with a PVH note, or a multiboot image.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+    /// A file for the kernel; may repeat.
+    ///
+    /// A bzImage takes all of them together as its initramfs. PVH and multiboot kernels get
+    /// modules, each with a command line of its own: everything after ",cmdline=".
+    #[arg(long, value_name = "FILE[,cmdline=TEXT]")]
+    pub initrd: Vec<Module>,
+    /// The kernel's command line.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    pub cmdline: String,
+    /// Number of CPUs; more than 255 need a unit with eim=on.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = value_parser!(u16).range(1..=i64::from(MachineConfig::MAX_CPUS))
+    )]
+    pub cpus: u16,
+    /// Guest RAM: a number of MiB, or one with K, M or G.
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub memory: MemorySize,
+    /// The remapping unit: "vtd" with options, or "none".
+    ///
+    /// Options of vtd, with their defaults:
+    ///   aw=48              widest second-stage address: 39, 48 or 57 bits
+    ///   intremap=on        interrupt remapping
+    ///   eim=on             interrupts with 32-bit destinations (x2APIC); off if intremap=off
+    ///   caching-mode=off   the guest invalidates entries that become present, too
+    ///   pass-through=on    context entries that let requests through untranslated
+    ///   caches=on          whether the unit keeps translations
+    ///   fault-records=8    number of fault recording registers, 1 to 256
+    #[arg(
+        long,
+        value_name = "UNIT[,OPTION=VALUE]...",
+        default_value = "vtd",
+        verbatim_doc_comment
+    )]
+    pub iommu: IommuConfig,
+    /// A PCI device; may repeat. They get device numbers 1 and up in this order.
+    ///
+    /// virtio-blk, a disk, with its options and their defaults:
+    ///   path=FILE          a raw image; write two commas for one in its name
+    ///   iommu=on           whether it sits behind the unit
+    ///   readonly=off       whether the guest may not write
+    ///   queues=N           number of request queues; one for each CPU if not given
+    ///
+    /// edu, the educational device 1234:11e8, with its options and their defaults:
+    ///   iommu=on           whether it sits behind the unit
+    ///   dma-mask=0xfffffff the address bits that its DMA engine has
+    #[arg(long, value_name = "DEVICE[,OPTION=VALUE]...", verbatim_doc_comment)]
+    pub device: Vec<DeviceConfig>,
+    /// CPU features to hide (-NAME) or to offer (+NAME), named as in /proc/cpuinfo; what cannot
+    /// work without a hidden one is hidden with it.
+    #[arg(
+        long,
+        value_name = "-NAME|+NAME,...",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
+    pub cpu_features: Vec<FeatureChange>,
+    /// Leave an account of the run in this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+}
+
+impl RunArguments {
+    /// The machine that the options describe.
+    pub fn into_config(self) -> MachineConfig {
+        MachineConfig {
+            kernel: Some(KernelConfig {
+                path: self.kernel,
+                initrds: self.initrd,
+                cmdline: self.cmdline,
+            }),
+            cpus: self.cpus,
+            memory: self.memory,
+            iommu: self.iommu,
+            devices: self.device,
+            cpu_features: self.cpu_features,
+            report: self.report,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArguments {
+    /// Print JSON, for programs; "kvm" is "hardware", "interpreted" or "unusable".
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Paragraphs with an empty line between.
+fn paragraphs(texts: &[&str]) -> String {
+    texts.join("\n\n")
+}

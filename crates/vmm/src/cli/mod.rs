@@ -1,0 +1,35 @@
+//! The command line: what a person can ask for, and how the answer ends.
+
+mod arguments;
+mod doctor;
+mod exit;
+mod logging;
+mod run;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+
+/// Does what this process's command line says, and returns the process's exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage::explain(&error),
+    };
+    logging::start(arguments.verbose);
+    match arguments.command {
+        Command::Run(arguments) => run::run(*arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
+    }
+}
+
+/// Says in one line what is wrong.
+fn complain(line: &str) {
+    eprintln!("vm-iommu: {line}");
+}
