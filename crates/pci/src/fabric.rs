@@ -74,8 +74,18 @@ pub struct Fabric {
 
 /// What accesses go by.
 pub(crate) struct View {
+    pub(crate) segment: u16,
     pub(crate) topology: Arc<Topology>,
     pub(crate) routes: Routes,
+}
+
+impl View {
+    pub(crate) fn address(&self, index: usize) -> Option<RequesterId> {
+        let node = self.topology.nodes.get(index)?;
+        let number = (*self.routes.numbers.get(node.bus)?)?;
+        let segment = self.segment;
+        Some(RequesterId::from_devfn(segment, number, node.devfn.raw()))
+    }
 }
 
 impl Fabric {
@@ -91,6 +101,7 @@ impl Fabric {
             upstream,
             windows,
             view: RwLock::new(Arc::new(View {
+                segment,
                 topology: Arc::new(Topology::new()),
                 routes: Routes::empty(),
             })),
@@ -125,6 +136,7 @@ impl Fabric {
             mark_multifunction(&topology, index);
             self.wire(&topology, index);
             self.publish(View {
+                segment: self.segment,
                 topology: Arc::new(topology),
                 routes: view.routes.clone(),
             });
@@ -167,6 +179,12 @@ impl Fabric {
     /// Who the function's requests say they are from now; `None` while they reach nobody.
     pub fn requester(&self, id: FunctionId) -> Option<RequesterId> {
         *self.view().routes.requesters.get(id.0)?
+    }
+
+    /// Where config accesses reach the function now, as software names it; `None` if nowhere.
+    /// The same as [`requester`](Self::requester) but behind bridges to conventional PCI.
+    pub fn address(&self, id: FunctionId) -> Option<RequesterId> {
+        self.view().address(id.0)
     }
 
     /// The number that software gave to a bus, if config accesses reach it.

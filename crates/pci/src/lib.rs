@@ -18,6 +18,8 @@ mod capability;
 mod config;
 mod fabric;
 mod function;
+mod groups;
+mod inspect;
 mod interrupts;
 mod intx;
 mod observer;
@@ -36,6 +38,11 @@ pub use capability::{AcsFlags, MsixLayout, PortKind};
 pub use config::{BridgeState, ConfigSpace, Effects};
 pub use fabric::{AddError, Fabric};
 pub use function::{Doorbell, PciFunction};
+pub use groups::{AcsBasis, IsolationGroup};
+pub use inspect::{BarReport, FabricState, FunctionState};
 pub use interrupts::Interrupts;
 pub use intx::IntxSink;
 pub use observer::{BarMapping, FabricObserver, Windows};
+
+#[cfg(test)]
+mod tests;

@@ -124,6 +124,7 @@ impl Fabric {
         let old = self.view();
         let routes = Routes::compute(&old.topology, self.segment, &self.windows);
         let new = View {
+            segment: self.segment,
             topology: Arc::clone(&old.topology),
             routes,
         };
