@@ -83,14 +83,23 @@ fn a_queue_interrupts_by_its_own_vector() {
 }
 
 #[test]
-fn without_msi_x_the_isr_tells() {
+fn without_msi_x_the_isr_and_the_wired_pin_tell() {
     let mut machine = started();
     let capability = machine.function.config().msix_capability().unwrap();
     machine.function.write_config(capability + 2, &[0, 0]);
+    // Interrupt Status, in the status register.
+    let pin = |machine: &Machine| machine.function.config().read_u16(6) & 1 << 3 != 0;
     machine.send(0, &[b"x"], &[1]);
     machine.kick(0);
-    assert_eq!(machine.read(0x1000, 1), 1);
+    assert!(pin(&machine));
+    machine.function.config_changed();
+    assert_eq!(machine.read(0x1000, 1), 3);
+    assert!(!pin(&machine), "a read of the ISR lowers it");
     assert_eq!(machine.msi.take(), []);
+    machine.function.config_changed();
+    assert!(pin(&machine));
+    machine.write(20, 1, 0);
+    assert!(!pin(&machine));
 }
 
 #[test]

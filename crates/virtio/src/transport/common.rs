@@ -260,7 +260,7 @@ impl VirtioPci {
         self.device.reset();
         self.config_vector.store(NO_VECTOR, Ordering::Release);
         self.status.store(0, Ordering::SeqCst);
-        self.isr.store(0, Ordering::SeqCst);
+        self.set_isr(|isr| *isr = 0);
         *common = Common::new(self.device.queue_sizes());
     }
 

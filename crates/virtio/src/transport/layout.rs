@@ -89,6 +89,7 @@ pub(super) fn config_space(
     let mut builder = ConfigBuilder::endpoint(identity)
         .bar(STRUCTURES_BAR, structures)
         .bar(MSIX_BAR, msix)
+        .interrupt_pin(1)
         .pcie(PortKind::Endpoint)
         // One for each queue, and one for changes of the configuration.
         .msix(MsixLayout::in_bar(MSIX_BAR, queues as u16 + 1))

@@ -57,7 +57,8 @@ pub enum NewError {
     Event(#[from] io::Error),
 }
 
-/// A PCI function around a [`VirtioDevice`]: modern only, 1af4:1040 and up, interrupts by MSI-X.
+/// A PCI function around a [`VirtioDevice`]: modern only, 1af4:1040 and up, interrupts by
+/// MSI-X, or by INTA while that is disabled.
 ///
 /// BAR 0 holds the structures, BAR 2 the MSI-X table. The register side (vCPUs) and the queue
 /// side ([`process_queue`](Self::process_queue)) may run on different threads.
@@ -68,11 +69,12 @@ pub struct VirtioPci {
     /// The offset of the capability that accesses the BAR through config space.
     window: u16,
     offered: Features,
-    // Whoever processes a queue holds its slot's lock, and touches of the rest atomics only.
-    // The register side takes the common lock first and slots' locks within it.
+    // Whoever processes a queue holds its slot's lock, and never takes the common lock. The
+    // register side takes the common lock first and slots' locks within it.
     common: Mutex<Common>,
     status: AtomicU8,
-    isr: AtomicU8,
+    /// Locked while the wired pin follows it, else the two could end apart.
+    isr: Mutex<u8>,
     generation: AtomicU8,
     config_vector: AtomicU16,
     slots: Vec<QueueSlot>,
@@ -119,7 +121,7 @@ impl VirtioPci {
             window,
             offered,
             status: AtomicU8::new(0),
-            isr: AtomicU8::new(0),
+            isr: Mutex::default(),
             generation: AtomicU8::new(0),
             config_vector: AtomicU16::new(NO_VECTOR),
             log: LogBudget::default(),
@@ -216,15 +218,23 @@ impl VirtioPci {
     fn interrupt_queue(&self, slot: &QueueSlot) {
         let interrupts = self.config.interrupts();
         if !interrupts.is_msix_enabled() {
-            self.isr.fetch_or(ISR_QUEUE, Ordering::SeqCst);
+            self.set_isr(|isr| *isr |= ISR_QUEUE);
         }
         interrupts.signal(slot.vector.load(Ordering::Acquire));
     }
 
     fn interrupt_config(&self) {
-        self.isr.fetch_or(ISR_CONFIG, Ordering::SeqCst);
+        self.set_isr(|isr| *isr |= ISR_CONFIG);
         let vector = self.config_vector.load(Ordering::Acquire);
         self.config.interrupts().signal(vector);
+    }
+
+    /// Changes the ISR status; the wired pin follows.
+    fn set_isr<R>(&self, change: impl FnOnce(&mut u8) -> R) -> R {
+        let mut isr = self.isr.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut isr);
+        self.config.interrupts().set_level(*isr != 0);
+        result
     }
 
     /// The part of an access that lies in the device's configuration space, as its offset and
@@ -254,7 +264,7 @@ impl PciFunction for VirtioPci {
             Some((Region::Common, offset)) => self.read_common(offset, data),
             Some((Region::Isr, 0)) => {
                 if let Some(first) = data.first_mut() {
-                    *first = self.isr.swap(0, Ordering::SeqCst);
+                    *first = self.set_isr(std::mem::take);
                 }
             }
             Some((Region::Device, offset)) => {

@@ -1,1 +1,4 @@
-
+mod disk;
+mod faults;
+mod open;
+mod requests;
