@@ -230,7 +230,7 @@ impl VtdConfig {
             return Err(ConfigError::HostAddressWidth { bits });
         }
         let bits = self.domain_id_bits;
-        if !(4..=16).contains(&bits) || bits % 2 != 0 {
+        if !(4..=16).contains(&bits) || !bits.is_multiple_of(2) {
             return Err(ConfigError::DomainIdBits { bits });
         }
         let least = match (self.one_gib_pages, self.two_mib_pages) {

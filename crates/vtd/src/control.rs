@@ -61,7 +61,7 @@ impl Pending {
 }
 
 /// The invalidation queue as enabled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Queue {
     /// IQA_REG when the queue was enabled.
     pub(crate) address: QueueAddress,

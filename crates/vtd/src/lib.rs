@@ -38,8 +38,10 @@
 mod config;
 mod context;
 mod control;
+pub mod dmar;
 mod explain;
 mod fault;
+mod inspect;
 mod interrupt;
 mod invalidation;
 mod registers;
@@ -50,6 +52,10 @@ mod unit;
 pub use config::{AddressWidths, ConfigError, Feature, VtdConfig};
 pub use context::CacheCounters;
 pub use explain::{Explanation, Outcome, WalkStep, WalkTable};
+pub use inspect::{
+    InspectedContext, InspectedFault, InspectedQueue, InspectedRecord, InspectedRegister,
+    InspectedRequester, Inspection,
+};
 pub use invalidation::Progress;
 pub use registers::{IgnoredAccess, Register};
 pub use unit::{UnitInterrupts, Vtd};
