@@ -46,7 +46,6 @@ impl UnitInterrupts for Events {
 
 pub(super) struct Machine {
     pub(super) ram: GuestRam,
-    pub(super) epochs: Arc<Epochs>,
     pub(super) unit: Arc<Vtd>,
     pub(super) events: Arc<Events>,
     pub(super) port: Arc<DmaPort>,
@@ -70,7 +69,7 @@ impl Machine {
         port.set_bus_master(true);
         Self {
             ram,
-            epochs,
+
             unit,
             events,
             port,

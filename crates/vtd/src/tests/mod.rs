@@ -1,2 +1,12 @@
 mod boot;
+mod caches;
+mod commands;
+mod config;
+mod dmar;
+mod drain;
+mod faults;
+mod inspect;
+mod interrupts;
 mod machine;
+mod property;
+mod queue;
