@@ -5,7 +5,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use vm_iommu_dma::DmaPort;
 
-use crate::config::{Image, Layout};
+use crate::layout::{Image, Layout};
 use crate::registers::*;
 use crate::{AcsFlags, Bar, ConfigSpace, Interrupts, MsixLayout, PortKind};
 

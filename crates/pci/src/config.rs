@@ -1,6 +1,5 @@
 //! Config space: what the guest reads, and what its writes may change.
 
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,61 +7,9 @@ use bitflags::bitflags;
 use vm_iommu_spec::MsiMessage;
 
 use crate::interrupts::{Control, MsiControl};
+use crate::layout::{Bytes, Image, Layout};
 use crate::registers::*;
-use crate::{AcsFlags, Bar, BarState, Decode, Interrupts, MsixLayout, PortKind};
-
-const SIZE: usize = CONFIG_SPACE_SIZE as usize;
-
-/// The contents at power-on, and the bits that software may write.
-pub(crate) struct Image {
-    values: Box<[u8; SIZE]>,
-    writable: Box<[u8; SIZE]>,
-}
-
-impl Default for Image {
-    fn default() -> Self {
-        Self {
-            values: Box::new([0; SIZE]),
-            writable: Box::new([0; SIZE]),
-        }
-    }
-}
-
-impl fmt::Debug for Image {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Image").finish_non_exhaustive()
-    }
-}
-
-impl Image {
-    /// Sets power-on bits; those set before stay. The builder has checked the range.
-    pub(crate) fn put(&mut self, offset: u16, bytes: &[u8]) {
-        for (slot, byte) in self.values[usize::from(offset)..].iter_mut().zip(bytes) {
-            *slot |= byte;
-        }
-    }
-
-    /// Makes bits writable.
-    pub(crate) fn allow(&mut self, offset: u16, mask: &[u8]) {
-        for (slot, byte) in self.writable[usize::from(offset)..].iter_mut().zip(mask) {
-            *slot |= byte;
-        }
-    }
-}
-
-/// Where things are.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Layout {
-    pub(crate) bridge: bool,
-    pub(crate) bars: [Option<Bar>; 6],
-    pub(crate) pcie: Option<u16>,
-    pub(crate) kind: Option<PortKind>,
-    pub(crate) function_reset: bool,
-    pub(crate) msi: Option<u16>,
-    pub(crate) msix: Option<u16>,
-    pub(crate) msix_layout: Option<MsixLayout>,
-    pub(crate) acs: Option<u16>,
-}
+use crate::{AcsFlags, BarState, Decode, Interrupts, PortKind};
 
 bitflags! {
     /// What a config write asks of the fabric.
@@ -100,15 +47,15 @@ pub struct BridgeState {
 /// the end read as ones and drop writes.
 pub struct ConfigSpace {
     state: Mutex<State>,
-    writable: Box<[u8; SIZE]>,
+    writable: Box<Bytes>,
     layout: Layout,
     interrupts: Arc<Interrupts>,
 }
 
 struct State {
-    values: Box<[u8; SIZE]>,
+    values: Box<Bytes>,
     /// What a reset restores.
-    power_on: Box<[u8; SIZE]>,
+    power_on: Box<Bytes>,
     effects: Effects,
 }
 

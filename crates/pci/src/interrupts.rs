@@ -96,6 +96,7 @@ impl Interrupts {
 
     /// Raises `vector`. With MSI, where the guest may enable fewer vectors than the function
     /// declares, the higher ones fold onto those. A number that was never declared does nothing.
+    /// May be called from inside a DMA epoch.
     pub fn signal(&self, vector: u16) {
         let control = *self.control();
         let index = match (control.msix, control.msi) {
@@ -168,7 +169,7 @@ impl Interrupts {
         }
     }
 
-    /// Applies a change of the port's requester id.
+    /// Applies a change of the port: of its requester id, or of whether it may issue requests.
     pub(crate) fn refresh(&self) {
         self.apply(&self.control());
     }

@@ -22,6 +22,7 @@ mod groups;
 mod inspect;
 mod interrupts;
 mod intx;
+mod layout;
 mod observer;
 mod ranges;
 pub mod registers;

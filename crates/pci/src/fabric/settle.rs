@@ -140,9 +140,13 @@ impl Fabric {
             let states = new.routes.masters.iter().zip(&new.routes.requesters);
             new.topology.nodes.iter().zip(states)
         };
-        for (node, (master, _)) in ports() {
+        for (index, (node, (master, _))) in ports().enumerate() {
             if !master {
                 node.function.port().set_bus_master(false);
+                if old.routes.masters.get(index) == Some(&true) {
+                    // An interrupt that was on its way has arrived when this returns.
+                    node.function.config().interrupts().refresh();
+                }
             }
         }
         for (node, (_, requester)) in ports() {

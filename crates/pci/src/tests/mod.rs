@@ -7,6 +7,7 @@ mod groups;
 mod interrupts;
 mod properties;
 mod reset;
+mod threads;
 
 use std::sync::{Arc, Mutex, Weak};
 
@@ -73,6 +74,9 @@ pub(crate) fn upstream(log: &Log) -> Upstream {
 /// An access to a BAR: which, where, and the bytes of a write.
 pub(crate) type BarAccess = (u8, u64, Option<Vec<u8>>);
 
+/// A config write through a fabric: where in the ECAM window, and what.
+pub(crate) type ConfigWrite = (Weak<Fabric>, u64, Vec<u8>);
+
 /// A function that remembers what is done to it.
 pub(crate) struct Probe {
     config: ConfigSpace,
@@ -81,7 +85,7 @@ pub(crate) struct Probe {
     pub(crate) resets: Mutex<u32>,
     doorbells: Vec<Doorbell>,
     /// Written to config space through the fabric at each write of a BAR and each reset.
-    pub(crate) back: Mutex<Option<(Weak<Fabric>, u64, Vec<u8>)>>,
+    pub(crate) back: Mutex<Option<ConfigWrite>>,
 }
 
 impl Probe {

@@ -126,7 +126,7 @@ fn check(fabric: &Fabric, probes: &[Arc<Probe>]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
     fn any_config_writes_leave_the_routing_consistent(writes in vec(write(), 1..40)) {
