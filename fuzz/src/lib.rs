@@ -1,0 +1,18 @@
+//! Fuzz targets. Each is a plain function from bytes, which panics on a finding: a fuzzer calls
+//! it through an entry point in `fuzz_targets`, tests call it on the corpus and on inputs of their
+//! own.
+#![forbid(unsafe_code)]
+#![deny(missing_docs)]
+
+pub mod pagetable;
+
+/// A target's body.
+pub type Target = fn(&[u8]);
+
+/// Every target, by the name of its entry point and of its corpus.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("pagetable_second_stage", pagetable::second_stage),
+    ("pagetable_x86_64", pagetable::x86_64),
+    ("pagetable_amd_v1", pagetable::amd_v1),
+    ("pagetable_nested", pagetable::nested),
+];
