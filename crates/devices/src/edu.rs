@@ -189,17 +189,15 @@ impl Edu {
     /// Runs the transfer that the registers describe. It ends, and raises its interrupt if asked,
     /// whether or not it succeeds.
     fn run(&self, state: &mut State) {
-        match self.transfer(&state.registers) {
-            Some(transfer) => {
-                let bytes = &mut state.buffer[transfer.buffer];
-                let outcome = if transfer.to_memory {
-                    state.handle.write(transfer.memory, bytes)
-                } else {
-                    state.handle.read(transfer.memory, bytes)
-                };
-                state.last_fault = outcome.err().map(|partial| partial.fault);
-            }
-            None => log::debug!("edu: a transfer beyond the buffer was not begun"),
+        // Beyond the buffer nothing moves, as on a bus where nothing answers.
+        if let Some(transfer) = self.transfer(&state.registers) {
+            let bytes = &mut state.buffer[transfer.buffer];
+            let outcome = if transfer.to_memory {
+                state.handle.write(transfer.memory, bytes)
+            } else {
+                state.handle.read(transfer.memory, bytes)
+            };
+            state.last_fault = outcome.err().map(|partial| partial.fault);
         }
         let command = &mut state.registers.command;
         command.remove(Command::START);
