@@ -193,8 +193,14 @@ impl VirtQueue {
         let size = self.queue.size();
         let table = Iova(self.queue.desc_table());
         let limit = self.queue.max_size();
+        let place = 4 + 2 * u64::from(self.queue.next_avail() % size);
+        // Within the ring, which does not wrap.
+        let entry = GuestAddress(self.queue.avail_ring() + place);
         let session = self.dma.session();
-        let next = match self.queue.iter(&session) {
+        // The library logs each entry that it cannot read: the guest must not get that far.
+        let readable = session.load::<u16>(entry, Ordering::Relaxed);
+        let readable = readable.map_err(virtio_queue::Error::GuestMemory);
+        let next = match readable.and_then(|_| self.queue.iter(&session)) {
             Ok(mut available) => available.next(),
             Err(error) => return Err(ring_error(&session, error)),
         };

@@ -1,4 +1,18 @@
 //! A virtio block device over a raw image (virtio 1.2, section 5.2).
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use std::sync::Arc;
+//! use vm_iommu_devices::{IoThread, QueueEvents, VirtioBlk};
+//! use vm_iommu_virtio::VirtioPci;
+//! # fn add(port: Arc<vm_iommu_dma::DmaPort>) -> Result<(), Box<dyn std::error::Error>> {
+//! let disk = VirtioBlk::open(Path::new("disk.img"), false, 4)?;
+//! let function = VirtioPci::new(disk, port, true)?;
+//! let thread = IoThread::spawn("disk")?;
+//! thread.add(QueueEvents::new(function))?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod backend;
 mod config;

@@ -1,4 +1,6 @@
 mod echo;
+mod fabric;
+mod hostile;
 mod negotiation;
 mod queue;
 mod transport;

@@ -1,4 +1,5 @@
 mod disk;
 mod faults;
+mod hostile;
 mod open;
 mod requests;
