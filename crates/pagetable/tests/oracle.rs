@@ -35,6 +35,11 @@ fn address(width: u32) -> impl Strategy<Value = u64> {
     ]
 }
 
+/// The configuration bits of a 52-bit host address width, or none.
+fn wide(config: u32) -> u32 {
+    if config >> 8 & 1 != 0 { 0xf800_0000 } else { 0 }
+}
+
 fn low_ones(bits: u32) -> u64 {
     u64::MAX >> (64 - bits)
 }
@@ -102,7 +107,7 @@ proptest! {
         tables in levels(),
         leaf in 1..4u8,
     ) {
-        let config = config & !3 | u32::from(root_level - 3) | 0xf800_0000 * (config >> 8 & 1);
+        let config = config & !3 | u32::from(root_level - 3) | wide(config);
         let root = tables[usize::from(root_level) - 1].0;
         let input = chain(Builder::new(config, [root, 0], &requests), &tables, leaf, |level, target| {
             target | SECOND_STAGE_ENTRY | if level == leaf && level > 1 { 1 << 7 } else { 0 }
@@ -118,7 +123,7 @@ proptest! {
         leaf in 1..4u8,
     ) {
         let config = config & !3 | u32::from(root_level - 3)
-            | 0xf800_0000 * (config >> 8 & 1)
+            | wide(config)
             | (config >> 8 & 2) << 3;
         let root = tables[usize::from(root_level) - 1].0;
         let input = chain(Builder::new(config, [root, 0], &requests), &tables, leaf, |level, target| {
@@ -135,7 +140,7 @@ proptest! {
         leaf in 1..7u8,
         size in prop_oneof![Just(0u8), 0..45u8],
     ) {
-        let config = config & !7 | u32::from(root_level) | 0xf800_0000 * (config >> 8 & 1);
+        let config = config & !7 | u32::from(root_level) | wide(config);
         let root = tables[usize::from(root_level) - 1].0;
         let input = chain(Builder::new(config, [root, 0], &requests), &tables, leaf, |level, target| {
             let below = if level > leaf { u64::from(level) - 1 } else { 0 };

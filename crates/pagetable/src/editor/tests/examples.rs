@@ -3,8 +3,8 @@ use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use crate::testing::{MockMemory, MockPages};
 use crate::{
-    AttributeFlags, EditError, Editor, Levels, Mapping, SecondStage, SecondStageConfig,
-    TableMemory, Walker,
+    AmdV1, AmdV1Config, AttributeFlags, Attributes, EditError, Editor, Levels, Mapping,
+    SecondStage, SecondStageConfig, TableMemory, Walker, X86_64, X86_64Config,
 };
 
 const RW: Access = Access::READ.union(Access::WRITE);
@@ -301,6 +301,195 @@ fn the_second_stage_does_not_grow() {
     let mut pages = pages(&memory);
     let mut editor = Editor::create(format(), &mut pages).unwrap();
     assert_eq!(editor.grow(&memory, &mut pages), Err(EditError::Tallest));
+}
+
+#[test]
+fn amd_tables_grow_on_top_up_to_six_levels() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let mut editor = Editor::create(AmdV1::new(AmdV1Config::new(1)), &mut pages).unwrap();
+    let low = Mapping::new(Iova(0x5000), PhysAddr(GIB), 0x1000, RW);
+    editor
+        .map(&memory, &mut pages, &low)
+        .unwrap()
+        .completed(&mut pages);
+    for levels in 2..=6u8 {
+        let first = Iova(1 << (3 + 9 * levels));
+        let high = Mapping::new(first, PhysAddr(2 * GIB), 0x1000, RW);
+        let failure = editor.map(&memory, &mut pages, &high).unwrap_err();
+        assert!(matches!(failure.error, EditError::BeyondWidth { .. }));
+        editor.grow(&memory, &mut pages).unwrap();
+        assert_eq!(editor.format().config().levels, levels);
+        editor
+            .map(&memory, &mut pages, &high)
+            .unwrap()
+            .completed(&mut pages);
+        let walk = |iova| {
+            editor
+                .format()
+                .walk(&memory, editor.root(), iova, RW)
+                .unwrap()
+                .output
+        };
+        assert_eq!(walk(Iova(0x5000)), PhysAddr(GIB));
+        assert_eq!(walk(first), PhysAddr(2 * GIB));
+    }
+    assert_eq!(editor.grow(&memory, &mut pages), Err(EditError::Tallest));
+}
+
+#[test]
+fn amd_pages_have_every_power_of_two() {
+    let memory = memory();
+    for shift in 12..=51u8 {
+        let mut pages = pages(&memory);
+        let mut editor = Editor::create(AmdV1::new(AmdV1Config::new(6)), &mut pages).unwrap();
+        let size = 1u64 << shift;
+        let mapping = Mapping::new(Iova(size), PhysAddr(size), size, RW);
+        editor
+            .map(&memory, &mut pages, &mapping)
+            .unwrap()
+            .completed(&mut pages);
+        for iova in [size, 2 * size - 1] {
+            let walk = editor
+                .format()
+                .walk(&memory, editor.root(), Iova(iova), RW)
+                .unwrap();
+            assert_eq!((walk.page_shift, walk.output), (shift, PhysAddr(iova)));
+        }
+        for iova in [size - 1, 2 * size] {
+            assert!(
+                editor
+                    .format()
+                    .walk(&memory, editor.root(), Iova(iova), RW)
+                    .is_err()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_page_of_several_entries_is_dirty_if_any_is() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let config = AmdV1Config {
+        accessed: true,
+        dirty: true,
+        ..AmdV1Config::new(3)
+    };
+    let mut editor = Editor::create(AmdV1::new(config), &mut pages).unwrap();
+    let mapping = Mapping::new(Iova(0x1_0000), PhysAddr(0), 0x1_0000, RW);
+    editor
+        .map(&memory, &mut pages, &mapping)
+        .unwrap()
+        .completed(&mut pages);
+    editor
+        .format()
+        .walk(&memory, editor.root(), Iova(0x1_3000), Access::WRITE)
+        .unwrap();
+    let mut dirty = |iova, length, clear| {
+        let mut found = Vec::new();
+        editor
+            .read_dirty(&memory, Iova(iova), length, clear, |iova, size| {
+                found.push((iova.0, size))
+            })
+            .unwrap()
+            .completed(&mut pages);
+        found
+    };
+    // The query is for another part of the page than the entry that the hardware marked.
+    assert_eq!(dirty(0x1_8000, 0x1000, false), [(0x1_0000, 0x1_0000)]);
+    assert_eq!(dirty(0, 0x10_0000, true), [(0x1_0000, 0x1_0000)]);
+    assert_eq!(dirty(0, 0x10_0000, true), []);
+
+    // The hardware may hold the whole page as written while it is split.
+    editor
+        .unmap(&memory, &mut pages, Iova(0x1_0000), 0x1000)
+        .unwrap()
+        .completed(&mut pages);
+    let mut count = 0;
+    let read = editor.read_dirty(&memory, Iova(0), 0x10_0000, false, |_, _| count += 1);
+    read.unwrap().completed(&mut pages);
+    assert_eq!(count, 15);
+}
+
+#[test]
+fn x86_ranges_do_not_cross_the_canonical_hole() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let format = X86_64::new(X86_64Config::new(Levels::Four));
+    let mut editor = Editor::create(format, &mut pages).unwrap();
+    for (iova, length) in [
+        ((1 << 47) - 0x1000, 0x2000),
+        (1 << 47, 0x1000),
+        ((1 << 47) - 0x1000, (1u64 << 48).wrapping_neg() + 0x2000),
+        (u64::MAX << 12, 0x2000),
+    ] {
+        let beyond = EditError::BeyondWidth {
+            iova: Iova(iova),
+            length,
+        };
+        let failure = editor
+            .unmap(&memory, &mut pages, Iova(iova), length)
+            .unwrap_err();
+        assert_eq!(failure.error, beyond);
+    }
+    let write_only = Mapping::new(Iova(0), PhysAddr(0), 0x1000, Access::WRITE);
+    let failure = editor.map(&memory, &mut pages, &write_only).unwrap_err();
+    assert_eq!(
+        failure.error,
+        EditError::Permissions {
+            permissions: Access::WRITE
+        }
+    );
+}
+
+#[test]
+fn x86_pages_keep_their_memory_type_when_split_and_merged() {
+    let memory = memory();
+    let mut pages = pages(&memory);
+    let format = X86_64::new(X86_64Config::new(Levels::Four));
+    let mut editor = Editor::create(format, &mut pages).unwrap();
+    let flags = AttributeFlags::USER | AttributeFlags::GLOBAL;
+    let attributes = Attributes {
+        flags,
+        memory_type: 7,
+    };
+    let mapping = Mapping {
+        attributes,
+        ..Mapping::new(Iova(0), PhysAddr(GIB), GIB, RW)
+    };
+    editor
+        .map(&memory, &mut pages, &mapping)
+        .unwrap()
+        .completed(&mut pages);
+    editor
+        .unmap(&memory, &mut pages, Iova(0), 0x1000)
+        .unwrap()
+        .completed(&mut pages);
+    let walk = |editor: &Editor<X86_64>, iova| {
+        let walk = editor
+            .format()
+            .walk(&memory, editor.root(), Iova(iova), RW)
+            .unwrap();
+        assert_eq!(walk.attributes, attributes);
+        assert_eq!(walk.output, PhysAddr(GIB + iova));
+        walk.page_size()
+    };
+    assert_eq!(walk(&editor, 0x1000), 4096);
+    assert_eq!(walk(&editor, MIB2), MIB2);
+    let mapping = Mapping {
+        length: 0x1000,
+        ..mapping
+    };
+    editor
+        .map(&memory, &mut pages, &mapping)
+        .unwrap()
+        .completed(&mut pages);
+    editor
+        .coalesce(&memory, Iova(0), GIB)
+        .unwrap()
+        .completed(&mut pages);
+    assert_eq!(walk(&editor, 0), GIB);
 }
 
 #[test]

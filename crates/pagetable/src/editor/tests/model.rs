@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use crate::testing::{MockMemory, MockPages};
-use crate::{EditError, Editable, Editor, Levels, Mapping, SecondStage, SecondStageConfig, Walker};
+use crate::{
+    AmdV1, AmdV1Config, AttributeFlags, Attributes, EditError, Editable, Editor, Levels, Mapping,
+    SecondStage, SecondStageConfig, Walker, X86_64, X86_64Config,
+};
 
 /// Pages in the window of addresses that edits use: two tables of level 1.
 const WINDOW: u64 = 1024;
@@ -89,8 +92,13 @@ pub(crate) fn check<F: Editable>(format: F, base: u64, operations: &[Operation])
                 write,
                 max_page_shift,
             } => {
+                let attributes = Attributes {
+                    flags: AttributeFlags::USER,
+                    ..Attributes::default()
+                };
                 let mapping = Mapping {
                     max_page_shift,
+                    attributes,
                     ..Mapping::new(
                         address(first),
                         PhysAddr(output << 12),
@@ -188,7 +196,7 @@ fn compare<F: Editable>(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn second_stage(
@@ -209,5 +217,42 @@ proptest! {
             _ => (1 << width) - (WINDOW << 12),
         };
         check(SecondStage::new(config), base, &operations);
+    }
+
+    #[test]
+    fn x86_64(
+        operations in operations(),
+        levels in prop_oneof![Just(Levels::Four), Just(Levels::Five)],
+        place in 0..4u32,
+        no_execute in any::<bool>(),
+    ) {
+        let mut config = X86_64Config::new(levels);
+        config.no_execute = no_execute;
+        let half = 1u64 << (levels.address_width() - 1);
+        let base = match place {
+            0 => 0,
+            1 => half - (WINDOW << 12),
+            2 => half.wrapping_neg(),
+            _ => (WINDOW << 12).wrapping_neg(),
+        };
+        check(X86_64::new(config), base, &operations);
+    }
+
+    #[test]
+    fn amd_v1(
+        operations in operations(),
+        levels in 2..7u8,
+        place in 0..3u32,
+        dirty in any::<bool>(),
+    ) {
+        let mut config = AmdV1Config::new(levels);
+        (config.accessed, config.dirty) = (dirty, dirty);
+        let last = u64::MAX >> 52u8.saturating_sub(9 * levels);
+        let base = match place {
+            0 => 0,
+            1 => last / 2 - (WINDOW << 11) + 1,
+            _ => last - (WINDOW << 12) + 1,
+        };
+        check(AmdV1::new(config), if levels == 2 { 0 } else { base }, &operations);
     }
 }
