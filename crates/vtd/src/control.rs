@@ -4,7 +4,7 @@
 
 use vm_iommu_spec::MsiMessage;
 use vm_iommu_spec::vtd::registers::{
-    ContextCommand, EventControl, FaultStatus, GlobalBits, InterruptTableAddress,
+    ContextCommand, EventControl, FaultStatus, GlobalBits, Granularity, InterruptTableAddress,
     InvalidateAddress, InvalidationStatus, IotlbInvalidate, QueueAddress, RootTableAddress, offset,
 };
 
@@ -144,14 +144,25 @@ impl Control {
             }
             offset::CCMD if upper_half => {
                 let command = ContextCommand::from_bits(self.file.get(offset::CCMD));
-                if command.invalidate() {
+                if command.invalidate() && self.queue.is_some() {
+                    // Refused while the queue is enabled: nothing was invalidated.
+                    let answer = command
+                        .with_invalidate(false)
+                        .with_actual(Granularity::Reserved);
+                    self.file.set(offset::CCMD, answer.into_bits());
+                } else if command.invalidate() {
                     self.pending.context = Some(command);
                     consequences.work = true;
                 }
             }
             IOTLB if upper_half => {
                 let command = IotlbInvalidate::from_bits(self.file.get(IOTLB));
-                if command.invalidate() {
+                if command.invalidate() && self.queue.is_some() {
+                    let answer = command
+                        .with_invalidate(false)
+                        .with_actual(Granularity::Reserved);
+                    self.file.set(IOTLB, answer.into_bits());
+                } else if command.invalidate() {
                     let address = InvalidateAddress::from_bits(self.file.get(IOTLB_OFFSET));
                     self.pending.iotlb = Some((command, address));
                     consequences.work = true;

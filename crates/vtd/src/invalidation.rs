@@ -10,14 +10,13 @@ use std::sync::{MutexGuard, TryLockError};
 
 use vm_iommu_dma::Drain;
 use vm_iommu_pagetable::TableMemory;
-use vm_iommu_spec::vtd::descriptor::{ContextScope, Descriptor, IotlbScope, Wait, function_mask};
+use vm_iommu_spec::vtd::descriptor::{Descriptor, IotlbScope, Wait};
 use vm_iommu_spec::vtd::registers::{
-    ContextCommand, GlobalBits, Granularity, InvalidateAddress, InvalidationStatus,
-    IotlbInvalidate, QueueError, QueuePointer, TableMode, offset,
+    InvalidationStatus, QueueError, QueuePointer, TableMode, offset,
 };
-use vm_iommu_spec::{DomainId, RequesterId};
+use vm_iommu_spec::{MsiMessage, RequesterId};
 
-use crate::control::{Control, IOTLB, Pending, Queue};
+use crate::control::{Control, Pending, Queue};
 use crate::unit::Vtd;
 
 /// How many descriptors one register write, or one [`Vtd::step`], processes.
@@ -38,14 +37,16 @@ pub enum Progress {
 /// What the thread at work keeps between turns.
 #[derive(Debug, Default)]
 pub(crate) struct Runner {
-    command: Option<(Pending, Drain)>,
+    /// Commands that were carried out, until older accesses ended.
+    pub(crate) command: Option<(Pending, Drain)>,
+    /// The wait at the head of the queue, until older accesses ended.
     wait: Option<(Queue, Wait, Drain)>,
     /// Translations were invalidated since the last drain began.
     undrained: bool,
     /// Interrupt entries were invalidated since routes were last resolved.
     unrouted: bool,
     /// A device-TLB that did not answer; reported at the next wait.
-    silent: Option<u16>,
+    pub(crate) silent: Option<u16>,
 }
 
 /// What became of the head of the queue.
@@ -63,7 +64,7 @@ impl Vtd {
     /// in flight, and the rest of a long invalidation queue. Does a bounded amount of work and
     /// does not block.
     pub fn step(&self) -> Progress {
-        self.work_on()
+        self.work()
     }
 
     /// Works until nothing is left, the batch is used up, or something is held up.
@@ -114,74 +115,7 @@ impl Vtd {
         }
     }
 
-    /// Carries a command out, short of telling software.
-    fn apply(&self, pending: &Pending) {
-        if pending.translation {
-            self.contexts.invalidate_all();
-            self.iotlb.invalidate_all();
-        }
-        if pending.interrupts {
-            self.irtes.invalidate(None);
-            self.refresh_routes();
-        }
-        if let Some(scope) = pending.context.and_then(context_scope) {
-            self.contexts.invalidate(scope);
-        }
-        if let Some(scope) = pending
-            .iotlb
-            .and_then(|(command, address)| self.iotlb_scope(command, address))
-        {
-            self.invalidate_iotlb(&scope);
-        }
-    }
-
-    /// Tells software that a command is complete (sections 11.4.4, 11.4.6 and 11.4.8).
-    fn complete(&self, pending: &Pending) {
-        let mut control = self.control();
-        if let Some(status) = pending.status {
-            control.set_status(status);
-        }
-        // With the queue enabled, invalidation by registers is refused: actual granularity 0.
-        let queued = control
-            .snapshot
-            .enabled
-            .contains(GlobalBits::QUEUED_INVALIDATION);
-        if let Some(command) = pending.context {
-            let actual = match context_scope(command) {
-                Some(_) if !queued => command.requested(),
-                _ => Granularity::Reserved,
-            };
-            let answer = command.with_invalidate(false).with_actual(actual);
-            control.file.set(offset::CCMD, answer.into_bits());
-        }
-        if let Some((command, address)) = pending.iotlb {
-            let actual = match self.iotlb_scope(command, address) {
-                Some(scope) if !queued => granularity(&scope),
-                _ => Granularity::Reserved,
-            };
-            let answer = command.with_invalidate(false).with_actual(actual);
-            control.file.set(IOTLB, answer.into_bits());
-        }
-    }
-
-    fn iotlb_scope(
-        &self,
-        command: IotlbInvalidate,
-        address: InvalidateAddress,
-    ) -> Option<IotlbScope> {
-        let domain = DomainId(command.domain());
-        match command.requested() {
-            Granularity::Reserved => None,
-            Granularity::Global => Some(IotlbScope::Global),
-            Granularity::Domain => Some(IotlbScope::Domain(domain)),
-            Granularity::Selective => match self.config.maximum_address_mask {
-                None => Some(IotlbScope::Domain(domain)),
-                Some(maximum) => IotlbScope::pages(domain, address, maximum),
-            },
-        }
-    }
-
-    fn invalidate_iotlb(&self, scope: &IotlbScope) {
+    pub(crate) fn invalidate_iotlb(&self, scope: &IotlbScope) {
         match scope {
             IotlbScope::Global => self.iotlb.invalidate_all(),
             IotlbScope::Domain(domain) => {
@@ -376,29 +310,6 @@ fn settled(drain: &mut Drain) -> bool {
     false
 }
 
-/// What CCMD_REG asks for; `None` if it is incorrect.
-fn context_scope(command: ContextCommand) -> Option<ContextScope> {
-    let domain = DomainId(command.domain());
-    match command.requested() {
-        Granularity::Reserved => None,
-        Granularity::Global => Some(ContextScope::Global),
-        Granularity::Domain => Some(ContextScope::Domain(domain)),
-        Granularity::Selective => Some(ContextScope::Device {
-            domain,
-            source: command.source(),
-            ignored: function_mask(command.function_mask()),
-        }),
-    }
-}
-
-fn granularity(scope: &IotlbScope) -> Granularity {
-    match scope {
-        IotlbScope::Global => Granularity::Global,
-        IotlbScope::Domain(_) => Granularity::Domain,
-        IotlbScope::Pages { .. } => Granularity::Selective,
-    }
-}
-
 impl Control {
     /// The offset in bytes that IQH_REG or IQT_REG holds.
     fn queue_pointer(&self, register: u16) -> u32 {
@@ -412,7 +323,7 @@ impl Control {
     }
 
     /// ICS_REG and the invalidation event (section 6.5.2.8): no further event while IWC is set.
-    fn wait_complete(&mut self) -> Option<vm_iommu_spec::MsiMessage> {
+    fn wait_complete(&mut self) -> Option<MsiMessage> {
         let status = InvalidationStatus::from_bits(self.file.get(offset::ICS) as u32);
         if status.wait_complete() {
             return None;

@@ -35,6 +35,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+mod command;
 mod config;
 mod context;
 mod control;
@@ -45,6 +46,7 @@ mod inspect;
 mod interrupt;
 mod invalidation;
 mod registers;
+mod state;
 mod throttle;
 mod translate;
 mod unit;
@@ -58,6 +60,7 @@ pub use inspect::{
 };
 pub use invalidation::Progress;
 pub use registers::{IgnoredAccess, Register};
+pub use state::{StateError, VtdState};
 pub use unit::{UnitInterrupts, Vtd};
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use vm_iommu_dma::{DeviceTlb, Epochs, GuestRam, Iotlb, RouteSink};
@@ -23,7 +23,8 @@ use crate::translate::formats;
 /// Where a unit's own interrupts go: the fault event and the invalidation event. They are not
 /// remapped.
 pub trait UnitInterrupts: Send + Sync {
-    /// Delivers one interrupt.
+    /// Delivers one interrupt. Called from vCPU threads, the worker, and device threads inside an
+    /// epoch: it must not wait for either.
     fn deliver(&self, interrupt: Interrupt);
 }
 
@@ -68,6 +69,8 @@ pub struct Vtd {
     pub(crate) runner: Mutex<Runner>,
     /// The note for whoever holds `runner`.
     pub(crate) more_work: AtomicBool,
+    /// Whether work was left when somebody last looked; a hint.
+    held_up: AtomicBool,
     waker: Mutex<Option<Waker>>,
 
     pub(crate) route_sinks: Mutex<Vec<Weak<dyn RouteSink>>>,
@@ -108,6 +111,7 @@ impl Vtd {
             faults: Mutex::default(),
             runner: Mutex::default(),
             more_work: AtomicBool::new(false),
+            held_up: AtomicBool::new(false),
             waker: Mutex::default(),
             route_sinks: Mutex::default(),
             device_tlbs: Mutex::default(),
@@ -125,7 +129,12 @@ impl Vtd {
 
     /// The guest reads `data.len()` bytes at `offset` of the register window. An access that is
     /// not one aligned word of 4 or 8 bytes in one register reads as 0.
+    ///
+    /// Without a waker, reads also drive leftover work, so that a guest that polls sees it end.
     pub fn mmio_read(&self, offset: u64, data: &mut [u8]) {
+        if self.held_up.load(Ordering::Relaxed) && lock(&self.waker).is_none() {
+            let _ = self.work();
+        }
         if let Err(ignored) = self.control().file.read(offset, data) {
             data.fill(0);
             self.log_ignored(ignored);
@@ -151,9 +160,38 @@ impl Vtd {
         };
         self.send(consequences.fault_event);
         self.send(consequences.invalidation_event);
-        if consequences.work && self.work_on() == Progress::Pending {
+        if consequences.work && self.work() == Progress::Pending {
             self.wake();
         }
+    }
+
+    /// Returns to the reset state: registers, queue, caches and what is left to do. Nothing may
+    /// use the unit meanwhile.
+    pub fn reset(&self) {
+        let mut runner = lock(&self.runner);
+        *runner = Runner::default();
+        let mut control = self.control();
+        *control = Control::new(&self.config);
+        self.publish(&control);
+        drop(control);
+        self.drop_caches();
+        *lock(&self.faults) = FaultHistory::default();
+    }
+
+    /// Drops all that is cached; routes are resolved again.
+    pub(crate) fn drop_caches(&self) {
+        self.contexts.invalidate_all();
+        self.iotlb.invalidate_all();
+        self.irtes.invalidate(None);
+        self.refresh_routes();
+    }
+
+    /// Works, and remembers whether something was left.
+    pub(crate) fn work(&self) -> Progress {
+        let progress = self.work_on();
+        self.held_up
+            .store(progress == Progress::Pending, Ordering::Relaxed);
+        progress
     }
 
     /// Sets what is called when [`step`](Self::step) has work to do. It is called from vCPU

@@ -10,3 +10,4 @@ mod interrupts;
 mod machine;
 mod property;
 mod queue;
+mod state;
