@@ -76,7 +76,7 @@ pub use chain::{Chain, ChainError};
 pub use device::{DeviceType, Progress, Served, VirtioDevice};
 pub use features::Features;
 pub use log_budget::LogBudget;
-pub use queue::{QueueError, QueueLayout, VirtQueue};
+pub use queue::{QueueControl, QueueError, QueueLayout, VirtQueue};
 pub use transport::{MAX_QUEUES, NewError, VirtioPci};
 
 #[cfg(test)]

@@ -95,9 +95,27 @@ impl QueueLayout {
 pub struct VirtQueue {
     queue: Queue,
     dma: DmaHandle,
-    /// Set when whoever owns the queue wants it back.
-    stop: Arc<AtomicBool>,
+    control: Arc<QueueControl>,
+}
+
+/// What a queue shares with whoever owns its place in a device, and what outlives it there.
+#[derive(Debug, Default)]
+pub struct QueueControl {
+    /// Set when the owner wants the queue back.
+    stop: AtomicBool,
+    /// The driver can have any number of queues after one another.
     log: LogBudget,
+}
+
+impl QueueControl {
+    /// Sets whether [`VirtQueue::serve`] is to return without completing anything more.
+    pub fn set_stop(&self, stop: bool) {
+        self.stop.store(stop, Ordering::Release);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
 }
 
 /// What the next entry of the available ring is.
@@ -108,8 +126,7 @@ enum Popped {
 }
 
 impl VirtQueue {
-    /// A queue at `layout`, of a device whose queue has at most `max_size` entries. Once `stop`
-    /// is set, [`serve`](Self::serve) completes nothing more.
+    /// A queue at `layout`, of a device whose queue has at most `max_size` entries.
     ///
     /// # Errors
     /// What is wrong with the layout. Memory is not touched before the first
@@ -119,7 +136,7 @@ impl VirtQueue {
         max_size: u16,
         event_idx: bool,
         dma: DmaHandle,
-        stop: Arc<AtomicBool>,
+        control: Arc<QueueControl>,
     ) -> Result<Self, QueueError> {
         layout.check(max_size)?;
         let mut queue = Queue::new(max_size).map_err(QueueError::Ring)?;
@@ -134,8 +151,7 @@ impl VirtQueue {
         Ok(Self {
             queue,
             dma,
-            stop,
-            log: LogBudget::default(),
+            control,
         })
     }
 
@@ -160,7 +176,7 @@ impl VirtQueue {
         }
         self.in_session(|queue, session| queue.disable_notification(session))?;
         for _ in 0..budget {
-            if self.stop.load(Ordering::Acquire) {
+            if self.control.is_stopped() {
                 break;
             }
             let (head, len) = match self.pop()? {
@@ -174,11 +190,13 @@ impl VirtQueue {
                 }
                 Popped::Request(head, chain) => (head, request(&self.dma, &chain)),
                 Popped::Malformed(head, error) => {
-                    self.log.warn(format_args!("request dropped: {error}"));
+                    self.control
+                        .log
+                        .warn(format_args!("request dropped: {error}"));
                     (head, 0)
                 }
             };
-            if self.stop.load(Ordering::Acquire) {
+            if self.control.is_stopped() {
                 break;
             }
             self.in_session(|queue, session| queue.add_used(session, head, len))?;

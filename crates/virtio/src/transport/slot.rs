@@ -1,20 +1,19 @@
 //! One queue's place in a function.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::AtomicU16;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_iommu_dma::DmaHandle;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::NO_VECTOR;
-use crate::{QueueError, QueueLayout, VirtQueue};
+use crate::{QueueControl, QueueError, QueueLayout, VirtQueue};
 
 pub(super) struct QueueSlot {
     /// The queue while it is enabled. Locked while requests are processed.
     queue: Mutex<Option<VirtQueue>>,
-    /// Asks whoever processes the queue to let go of it.
-    stop: Arc<AtomicBool>,
+    control: Arc<QueueControl>,
     /// The MSI-X vector, or [`NO_VECTOR`].
     pub(super) vector: AtomicU16,
     /// Set when the driver kicks.
@@ -27,7 +26,7 @@ impl QueueSlot {
     pub(super) fn new(max_size: u16) -> io::Result<Self> {
         Ok(Self {
             queue: Mutex::default(),
-            stop: Arc::default(),
+            control: Arc::default(),
             vector: AtomicU16::new(NO_VECTOR),
             event: Arc::new(EventFd::new(EFD_NONBLOCK)?),
             max_size,
@@ -51,8 +50,8 @@ impl QueueSlot {
         event_idx: bool,
         dma: DmaHandle,
     ) -> Result<(), QueueError> {
-        let stop = Arc::clone(&self.stop);
-        let queue = VirtQueue::new(layout, self.max_size, event_idx, dma, stop)?;
+        let control = Arc::clone(&self.control);
+        let queue = VirtQueue::new(layout, self.max_size, event_idx, dma, control)?;
         *self.lock() = Some(queue);
         Ok(())
     }
@@ -60,8 +59,8 @@ impl QueueSlot {
     /// Disables the queue; returns when nothing of it is being processed. Waits for one request
     /// at most.
     pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.control.set_stop(true);
         *self.lock() = None;
-        self.stop.store(false, Ordering::Release);
+        self.control.set_stop(false);
     }
 }

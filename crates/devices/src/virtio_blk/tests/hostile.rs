@@ -63,8 +63,11 @@ proptest! {
             .map(|(next, part)| Descriptor {
                 address: driver.machine.bus(area + part.at / 16 * 16),
                 len: part.len,
-                flags: u16::from(part.write) * Descriptor::WRITE
-                    | u16::from(usize::from(next) < count) * Descriptor::NEXT,
+                flags: [part.write, usize::from(next) < count]
+                    .into_iter()
+                    .zip([Descriptor::WRITE, Descriptor::NEXT])
+                    .filter_map(|(set, flag)| set.then_some(flag))
+                    .sum(),
                 next,
             })
             .collect();
