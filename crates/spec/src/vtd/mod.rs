@@ -14,3 +14,6 @@ pub use fault_record::FaultRecord;
 pub use irte::{InterruptRequest, Irte, RemappableAddress};
 pub use second_stage::SecondStageEntry;
 pub use tables::{Context, ContextEntry, RootEntry, TableRules, TranslationType};
+
+#[cfg(test)]
+mod tests;

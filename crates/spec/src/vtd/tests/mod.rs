@@ -1,0 +1,4 @@
+mod descriptor;
+mod irte;
+mod layout;
+mod tables;
