@@ -35,6 +35,8 @@ pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 pub const COM1: u16 = 0x3f8;
 /// The serial port's interrupt.
 pub const COM1_IRQ: u32 = 4;
+/// I/O APIC pins of the PCI lines INTA to INTD.
+pub const INTX_PINS: [u8; 4] = [16, 17, 18, 19];
 /// The exit device, 4 ports: a write of `v` ends the machine with status `v << 1 | 1`.
 pub const EXIT_DEVICE: u16 = 0xf4;
 /// The firmware configuration device: selector, data, 2 ports.

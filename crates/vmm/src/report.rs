@@ -6,6 +6,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use serde::Serialize;
+use vm_iommu_pci::FabricState;
+use vm_iommu_vtd::Inspection;
 
 use crate::interrupt::InterruptCounters;
 use crate::io::BusCounters;
@@ -29,6 +31,13 @@ pub struct Report {
     pub interrupts: InterruptCounters,
     /// Accesses that no device answered.
     pub bus: BusCounters,
+    /// The isolation groups of the functions that the unit serves.
+    pub groups: Vec<Vec<String>>,
+    /// The PCI segment as it stood at the end.
+    pub fabric: FabricState,
+    /// The VT-d unit as it stood at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vtd: Option<Inspection>,
 }
 
 impl Report {
@@ -45,6 +54,9 @@ impl Report {
             exits: ExitCounters::total(exits),
             interrupts: machine.router().counters(),
             bus: machine.bus().counters(),
+            groups: machine.isolation_groups(),
+            fabric: machine.fabric().inspect(),
+            vtd: machine.vtd().map(|unit| unit.inspect()),
         }
     }
 

@@ -6,11 +6,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use kvm_bindings::kvm_msi;
 use serde::Serialize;
 use vm_iommu_dma::{InterruptRemapper, MsiSink, MsiVector, RouteSink};
 use vm_iommu_spec::{Fault, Interrupt, MsiMessage, RequesterId};
 
+use vm_iommu_vtd::UnitInterrupts;
+
+use super::LocalApics;
 use super::table::{Source, Table};
 use super::vector::Vector;
 use crate::kvm::{IOAPIC_PINS, KvmError, Vm};
@@ -34,7 +36,6 @@ pub struct InterruptCounters {
 #[derive(Default)]
 pub(super) struct Counters {
     pub(super) routed: AtomicU64,
-    delivered: AtomicU64,
     refused: AtomicU64,
 }
 
@@ -45,6 +46,7 @@ pub(super) struct Counters {
 /// none in `resolve` that it holds when it calls `refresh`.
 pub struct MsiRouter {
     vm: Arc<Vm>,
+    apics: Arc<LocalApics>,
     remapper: OnceLock<Arc<dyn InterruptRemapper>>,
     table: Mutex<Table>,
     pub(super) counters: Counters,
@@ -55,10 +57,11 @@ impl MsiRouter {
     ///
     /// # Errors
     /// KVM takes no routes.
-    pub fn new(vm: Arc<Vm>) -> Result<Arc<Self>, KvmError> {
+    pub fn new(vm: Arc<Vm>, apics: Arc<LocalApics>) -> Result<Arc<Self>, KvmError> {
         let router = Arc::new(Self {
             table: Mutex::new(Table::new(&vm)),
             vm,
+            apics,
             remapper: OnceLock::new(),
             counters: Counters::default(),
         });
@@ -94,18 +97,7 @@ impl MsiRouter {
 
     /// Hands an interrupt to the local APICs.
     pub fn deliver(&self, interrupt: Interrupt) {
-        let message = interrupt.to_compatibility();
-        let msi = kvm_msi {
-            address_lo: message.address as u32,
-            address_hi: (message.address >> 32) as u32,
-            data: message.data,
-            ..Default::default()
-        };
-        self.counters.delivered.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = self.vm.fd().signal_msi(msi) {
-            // Nobody has that destination, as when a guest gets its tables wrong.
-            log::debug!("KVM did not deliver {interrupt:?}: {error}");
-        }
+        self.apics.deliver(interrupt);
     }
 
     /// Raises one interrupt of a requester: remaps and delivers it.
@@ -116,12 +108,25 @@ impl MsiRouter {
         }
     }
 
+    pub(super) fn raise_source(&self, source: Source) {
+        if source.remapped {
+            self.raise(source.requester, source.message);
+        } else {
+            self.deliver(Interrupt::from_compatibility(source.message));
+        }
+    }
+
     /// Sets what an I/O APIC pin would raise, or that it raises nothing, so that KVM tells the end
     /// of its interrupt.
     pub fn set_pin(&self, pin: usize, source: Option<(RequesterId, MsiMessage)>) {
         debug_assert!(pin < IOAPIC_PINS);
         let mut table = self.table();
-        table.set_source(pin as u32, source.map(Source::from));
+        let source = source.map(|(requester, message)| Source {
+            requester,
+            message,
+            remapped: true,
+        });
+        table.set_source(pin as u32, source);
         self.update(&mut table, pin as u32);
     }
 
@@ -133,7 +138,7 @@ impl MsiRouter {
         };
         InterruptCounters {
             routed: self.counters.routed.load(Ordering::Relaxed),
-            delivered: self.counters.delivered.load(Ordering::Relaxed),
+            delivered: self.apics.delivered(),
             refused: self.counters.refused.load(Ordering::Relaxed),
             route_updates,
             routes,
@@ -169,21 +174,40 @@ impl RouteSink for MsiRouter {
 
 /// The router as functions see it: where they send their messages.
 #[derive(Clone)]
-pub struct Messages(Arc<MsiRouter>);
+pub struct Messages {
+    router: Arc<MsiRouter>,
+    remapped: bool,
+}
 
 impl Messages {
-    /// What is sent goes through `router`.
-    pub fn new(router: Arc<MsiRouter>) -> Self {
-        Self(router)
+    /// The way of functions behind the unit: what they send is remapped.
+    pub fn remapped(router: Arc<MsiRouter>) -> Self {
+        Self {
+            router,
+            remapped: true,
+        }
+    }
+
+    /// The way of functions that the unit does not serve: what they send is in compatibility
+    /// format.
+    pub fn direct(router: Arc<MsiRouter>) -> Self {
+        Self {
+            router,
+            remapped: false,
+        }
     }
 }
 
 impl MsiSink for Messages {
     fn signal(&self, requester: RequesterId, message: MsiMessage) {
-        self.0.raise(requester, message);
+        self.router.raise_source(Source {
+            requester,
+            message,
+            remapped: self.remapped,
+        });
     }
 
     fn vector(&self) -> Box<dyn MsiVector> {
-        Box::new(Vector::new(Arc::clone(&self.0)))
+        Box::new(Vector::new(Arc::clone(&self.router), self.remapped))
     }
 }

@@ -17,12 +17,8 @@ use crate::kvm::{IOAPIC_PINS, Vm};
 pub(super) struct Source {
     pub(super) requester: RequesterId,
     pub(super) message: MsiMessage,
-}
-
-impl From<(RequesterId, MsiMessage)> for Source {
-    fn from((requester, message): (RequesterId, MsiMessage)) -> Self {
-        Self { requester, message }
-    }
+    /// Whether the unit remaps it.
+    pub(super) remapped: bool,
 }
 
 /// Whether the interrupt of a GSI takes its route in KVM. Whoever raises it holds the lock for
@@ -141,8 +137,10 @@ impl Table {
 impl Slot {
     fn resolve(&mut self, remapper: Option<&dyn InterruptRemapper>) -> bool {
         let interrupt = self.source.and_then(|source| match remapper {
-            Some(remapper) => remapper.resolve(source.requester, source.message).ok(),
-            None => Some(Interrupt::from_compatibility(source.message)),
+            Some(remapper) if source.remapped => {
+                remapper.resolve(source.requester, source.message).ok()
+            }
+            _ => Some(Interrupt::from_compatibility(source.message)),
         });
         let route = interrupt.map(Interrupt::to_compatibility);
         if route == self.route {

@@ -29,15 +29,17 @@ struct State {
 /// One vector.
 pub(super) struct Vector {
     router: Arc<MsiRouter>,
+    remapped: bool,
     /// Locked before the router's table, and by nothing that the table's lock is held over.
     state: Mutex<State>,
     routed: Routed,
 }
 
 impl Vector {
-    pub(super) fn new(router: Arc<MsiRouter>) -> Self {
+    pub(super) fn new(router: Arc<MsiRouter>, remapped: bool) -> Self {
         Self {
             router,
+            remapped,
             state: Mutex::default(),
             routed: Arc::new(RwLock::new(false)),
         }
@@ -77,7 +79,11 @@ impl Vector {
 impl MsiVector for Vector {
     fn configure(&self, message: Option<(RequesterId, MsiMessage)>) {
         let mut state = self.state();
-        let source = message.map(Source::from);
+        let source = message.map(|(requester, message)| Source {
+            requester,
+            message,
+            remapped: self.remapped,
+        });
         if state.source == source {
             return;
         }
@@ -109,7 +115,7 @@ impl MsiVector for Vector {
             }
         }
         drop(state);
-        self.router.raise(source.requester, source.message);
+        self.router.raise_source(source);
     }
 }
 

@@ -1,10 +1,15 @@
 //! The machine: everything put together, and run.
 
+mod devices;
+mod doorbells;
 mod ending;
 mod error;
+mod load;
 mod processors;
 mod run;
+mod segment;
 mod times;
+mod unit;
 
 pub use ending::{Ending, StopSwitch};
 pub use error::MachineError;
@@ -14,15 +19,20 @@ use times::Times;
 
 use std::sync::Arc;
 
-use crate::acpi::{self, AcpiConfig};
-use crate::boot::{self, BOOT_MSRS};
+use vm_iommu_devices::IoThread;
+use vm_iommu_dma::Epochs;
+use vm_iommu_pci::{AcsBasis, Fabric, FunctionId};
+use vm_iommu_vtd::Vtd;
+
 use crate::config::MachineConfig;
-use crate::interrupt::{IoApic, MsiRouter};
+use crate::interrupt::{IoApic, LocalApics, MsiRouter};
 use crate::io::{
     Bus, BusBuilder, Console, ConsoleInput, ExitDevice, FwCfg, PowerControl, SerialPort,
 };
 use crate::kvm::{KickSignal, Vcpu, Vm};
-use crate::{layout, loader};
+use crate::layout;
+use devices::{Devices, Served, Upstreams};
+use doorbells::Doorbells;
 
 /// A machine that is ready to run.
 pub struct Machine {
@@ -36,6 +46,12 @@ pub struct Machine {
     input: ConsoleInput,
     ioapic: Arc<IoApic>,
     router: Arc<MsiRouter>,
+    fabric: Arc<Fabric>,
+    unit: Option<Arc<Vtd>>,
+    served: Served,
+    /// Device threads end before the unit's worker, which they may wait for.
+    _device_threads: Vec<IoThread>,
+    _worker: Option<unit::Worker>,
     vm: Arc<Vm>,
 }
 
@@ -51,8 +67,24 @@ impl Machine {
         let kick = KickSignal::install()?;
         let stop = StopSwitch::new()?;
         let vm = Arc::new(Vm::new(config.memory)?);
-        let router = MsiRouter::new(Arc::clone(&vm))?;
+        let vcpus = processors::make(&vm, &config)?;
+        let apics = LocalApics::new(Arc::clone(&vm));
+        let router = MsiRouter::new(Arc::clone(&vm), Arc::clone(&apics))?;
         let ioapic = IoApic::new(Arc::clone(&router) as _);
+
+        let epochs = Arc::new(Epochs::default());
+        let unit = match config.iommu.vtd() {
+            Some(options) => Some(unit::make(options, vm.ram(), &epochs, apics)?),
+            None => None,
+        };
+        if let Some(unit) = &unit {
+            router.set_remapper(Arc::clone(unit) as _);
+        }
+        let upstreams = Upstreams::new(vm.ram(), &epochs, &router, unit.as_ref());
+        let fabric = segment::make(upstreams.direct.clone(), &ioapic)?;
+        let Devices { served, threads } = devices::add(&fabric, &config, &upstreams)?;
+        fabric.assign()?;
+        fabric.observe(Arc::new(Doorbells(Arc::clone(&vm))));
 
         let line = ioapic.line(layout::COM1_IRQ).ok_or(MachineError::NoPin {
             irq: layout::COM1_IRQ,
@@ -72,25 +104,36 @@ impl Machine {
             Arc::new(PowerControl::new(stop.clone())),
         )?;
         bus.memory(layout::IOAPIC, 0x1000, Arc::clone(&ioapic) as _)?;
+        segment::connect(&mut bus, &fabric)?;
+        if let Some(unit) = &unit {
+            let registers = Arc::new(unit::Registers(Arc::clone(unit)));
+            bus.memory(layout::VTD, unit.config().register_window(), registers)?;
+        }
 
+        let worker = unit.as_ref().map(unit::Worker::start).transpose()?;
         let mut machine = Self {
-            vcpus: processors::make(&vm, &config)?,
             config,
             times,
             kick,
             stop,
+            vcpus,
             bus: Arc::new(bus.build()),
             serial,
             input: console.input,
             ioapic,
             router,
+            fabric,
+            unit,
+            served,
+            _device_threads: threads,
+            _worker: worker,
             vm,
         };
-        machine.load(Vec::new())?;
+        machine.load()?;
         Ok(machine)
     }
 
-    /// The guest's memory.
+    /// The virtual machine: KVM's handle and the guest's memory.
     pub fn vm(&self) -> &Arc<Vm> {
         &self.vm
     }
@@ -98,6 +141,11 @@ impl Machine {
     /// The processor that runs first.
     pub fn boot_cpu(&self) -> Option<&Vcpu> {
         self.vcpus.first()
+    }
+
+    /// What the processors' exits reach.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     /// The I/O APIC.
@@ -110,40 +158,42 @@ impl Machine {
         &self.router
     }
 
+    /// The PCI segment.
+    pub fn fabric(&self) -> &Arc<Fabric> {
+        &self.fabric
+    }
+
+    /// The VT-d unit, if there is one.
+    pub fn vtd(&self) -> Option<&Arc<Vtd>> {
+        self.unit.as_ref()
+    }
+
     /// The switch that stops the machine.
     pub fn stop_switch(&self) -> &StopSwitch {
         &self.stop
     }
 
-    pub(crate) fn bus(&self) -> &Bus {
-        &self.bus
+    /// The isolation groups of the functions that the unit serves, as names such as
+    /// `0000:00:01.0`; none without a unit.
+    pub fn isolation_groups(&self) -> Vec<Vec<String>> {
+        let served = |id: &FunctionId| match &self.served {
+            Served::Nobody => false,
+            Served::All => true,
+            Served::Some(ids) => ids.contains(id),
+        };
+        self.fabric
+            .groups(AcsBasis::Capability)
+            .iter()
+            .map(|group| {
+                let members = group.members.iter().filter(|id| served(id));
+                let addresses = members.filter_map(|id| self.fabric.address(*id));
+                addresses.map(|address| address.to_string()).collect()
+            })
+            .filter(|group: &Vec<String>| !group.is_empty())
+            .collect()
     }
 
     pub(crate) fn milliseconds(&self) -> Milliseconds {
         self.times.finish(self.serial.first_byte())
-    }
-
-    /// Writes the ACPI tables, loads the kernel and sets the boot CPU to enter it.
-    fn load(&mut self, tables: Vec<Vec<u8>>) -> Result<(), MachineError> {
-        let Some(kernel) = &self.config.kernel else {
-            return Ok(());
-        };
-        let memory = self.vm.ram().memory();
-        let acpi = AcpiConfig {
-            cpus: self.config.cpus,
-            extra: tables,
-        };
-        let rsdp = acpi::write_tables(memory, &acpi)?;
-        let entry = loader::load(memory, kernel, rsdp)?;
-        let state = boot::initial_state(memory, &entry)?;
-        for vcpu in &self.vcpus {
-            vcpu.set_msrs(BOOT_MSRS)?;
-        }
-        if let Some(vcpu) = self.vcpus.first() {
-            let reset = vcpu.system_registers()?;
-            vcpu.set_registers(&state.regs(), &state.sregs(reset))?;
-        }
-        self.times.loaded();
-        Ok(())
     }
 }

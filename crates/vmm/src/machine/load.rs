@@ -1,0 +1,47 @@
+//! What firmware and boot loader do: tables, the kernel, and the boot CPU's first state.
+
+use super::devices::Served;
+use super::{Machine, MachineError, unit};
+use crate::acpi::{self, AcpiConfig};
+use crate::boot::{self, BOOT_MSRS};
+use crate::loader;
+
+impl Machine {
+    /// Writes the ACPI tables, loads the kernel and sets the boot CPU to enter it, if the
+    /// configuration names a kernel.
+    pub(super) fn load(&mut self) -> Result<(), MachineError> {
+        let Some(kernel) = &self.config.kernel else {
+            return Ok(());
+        };
+        let memory = self.vm.ram().memory();
+        let acpi = AcpiConfig {
+            cpus: self.config.cpus,
+            extra: self.dmar().into_iter().collect(),
+        };
+        let rsdp = acpi::write_tables(memory, &acpi)?;
+        let entry = loader::load(memory, kernel, rsdp)?;
+        let state = boot::initial_state(memory, &entry)?;
+        for vcpu in &self.vcpus {
+            vcpu.set_msrs(BOOT_MSRS)?;
+        }
+        if let Some(vcpu) = self.vcpus.first() {
+            let reset = vcpu.system_registers()?;
+            vcpu.set_registers(&state.regs(), &state.sregs(reset))?;
+        }
+        self.times.loaded();
+        Ok(())
+    }
+
+    /// The DMAR table, if there is a unit.
+    fn dmar(&self) -> Option<Vec<u8>> {
+        let unit = self.unit.as_ref()?;
+        let served: Option<Vec<_>> = match &self.served {
+            Served::Some(ids) => {
+                let addresses = ids.iter().filter_map(|id| self.fabric.address(*id));
+                Some(addresses.collect())
+            }
+            Served::All | Served::Nobody => None,
+        };
+        Some(unit::table(unit, served.as_deref()))
+    }
+}
