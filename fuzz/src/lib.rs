@@ -5,6 +5,11 @@
 #![deny(missing_docs)]
 
 pub mod pagetable;
+#[cfg(feature = "vtd")]
+mod vtd_unit;
+
+#[cfg(feature = "vtd")]
+pub use vtd_unit::vtd_unit;
 
 /// A target's body.
 pub type Target = fn(&[u8]);
@@ -15,4 +20,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("pagetable_x86_64", pagetable::x86_64),
     ("pagetable_amd_v1", pagetable::amd_v1),
     ("pagetable_nested", pagetable::nested),
+    #[cfg(feature = "vtd")]
+    ("vtd_unit", vtd_unit),
 ];

@@ -200,4 +200,9 @@ proptest! {
             prop_assert_eq!(outcomes[0], outcomes[1]);
         }
     }
+
+    #[test]
+    fn arbitrary_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..4096)) {
+        vm_iommu_fuzz::vtd_unit(&bytes);
+    }
 }
