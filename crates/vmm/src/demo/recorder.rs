@@ -13,6 +13,7 @@ use vm_iommu_pagetable::{BadAddress, TableMemory};
 use vm_iommu_spec::PhysAddr;
 
 use super::engine::{Operation, Placement, Width};
+use super::function::Look;
 
 /// How often the guest looks at what a device is to do. Interpreted, one look takes some
 /// microseconds; on hardware a look at a register takes about one.
@@ -166,19 +167,19 @@ pub struct RecordingBus<'a> {
     /// Where the registers are in the guest's address space.
     base: u64,
     /// What a register that nothing was foreseen for reads as.
-    at_reset: &'a dyn Fn(u16, Width) -> u64,
+    look: Look<'a>,
     foreseen: Mutex<HashMap<u16, u64>>,
     read: Mutex<HashMap<u16, Loaded>>,
 }
 
 impl<'a> RecordingBus<'a> {
-    /// The registers at guest physical `base`; `at_reset` tells what they read as now, which is
-    /// what the guest will find unless something else is [foreseen](Self::foresee).
-    pub fn new(recorder: &'a Recorder, base: u64, at_reset: &'a dyn Fn(u16, Width) -> u64) -> Self {
+    /// The registers at guest physical `base`. As `look` reads them now, the guest will find them
+    /// unless something else is [foreseen](Self::foresee).
+    pub fn new(recorder: &'a Recorder, base: u64, look: Look<'a>) -> Self {
         Self {
             recorder,
             base,
-            at_reset,
+            look,
             foreseen: Mutex::default(),
             read: Mutex::default(),
         }
@@ -201,7 +202,7 @@ impl<'a> RecordingBus<'a> {
     fn read(&self, offset: u16, width: Width) -> u64 {
         let value = match lock(&self.foreseen).get(&offset) {
             Some(value) => *value,
-            None => (self.at_reset)(offset, width),
+            None => (self.look)(self.address(offset), width),
         };
         let until = Until {
             mask: u64::MAX,

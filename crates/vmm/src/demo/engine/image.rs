@@ -152,11 +152,6 @@ impl Image {
         Ok(image)
     }
 
-    /// Where the parts are.
-    pub fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
     /// What the guest is doing.
     ///
     /// # Errors

@@ -69,8 +69,7 @@ mod code {
     pub const WAIT: u32 = 2;
     pub const COMPARE: u32 = 3;
     pub const SLEEP: u32 = 4;
-    pub const OUT: u32 = 5;
-    pub const FINISH: u32 = 6;
+    pub const FINISH: u32 = 5;
 }
 
 global_asm!(
@@ -90,7 +89,6 @@ global_asm!(
     WAIT = const code::WAIT,
     COMPARE = const code::COMPARE,
     SLEEP = const code::SLEEP,
-    OUT = const code::OUT,
     FINISH = const code::FINISH,
     OPERATION_SIZE = const Operation::SIZE,
     EXIT_PORT = const layout::EXIT_DEVICE,

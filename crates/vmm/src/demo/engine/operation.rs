@@ -59,15 +59,6 @@ pub enum Operation {
         /// How often, since the start.
         times: u64,
     },
-    /// Writes to an I/O port.
-    Out {
-        /// How wide; not [`Width::Quad`].
-        width: Width,
-        /// The port.
-        port: u16,
-        /// The value.
-        value: u32,
-    },
     /// Reports success and ends the machine.
     Finish,
 }
@@ -99,13 +90,6 @@ impl Operation {
                 words,
             } => [head(code::COMPARE, 8), address, with, 0, words],
             Self::Sleep { counter, times } => [head(code::SLEEP, 8), counter, times, 0, 0],
-            Self::Out { width, port, value } => [
-                head(code::OUT, width as u32),
-                u64::from(port),
-                u64::from(value),
-                0,
-                0,
-            ],
             Self::Finish => [head(code::FINISH, 0), 0, 0, 0, 0],
         }
     }

@@ -51,8 +51,6 @@ vm_iommu_demo_payload:
     je      .Lcompare
     cmp     eax, {SLEEP}
     je      .Lsleep
-    cmp     eax, {OUT}
-    je      .Lout
     cmp     eax, {FINISH}
     je      .Lfinish
     jmp     .Lfailed
@@ -136,22 +134,6 @@ vm_iommu_demo_payload:
     sti
     hlt
     jmp     .Lsleep
-
-.Lout:
-    mov     eax, edx
-    mov     edx, esi
-    cmp     ecx, 4
-    je      .Lout32
-    cmp     ecx, 2
-    je      .Lout16
-    out     dx, al
-    jmp     .Ladvance
-.Lout16:
-    out     dx, ax
-    jmp     .Ladvance
-.Lout32:
-    out     dx, eax
-    jmp     .Ladvance
 
 .Lfinish:
     mov     qword ptr [rbp + {STATE}], {FINISHED}

@@ -13,7 +13,6 @@ use crate::layout;
 const MEMORY: usize = 8 << 20;
 
 pub struct Harness {
-    ports: Vec<Vec<u8>>,
     image: Option<Image>,
     ram: GuestRam,
     placement: Placement,
@@ -22,8 +21,8 @@ pub struct Harness {
 }
 
 impl Harness {
-    /// A write here raises the vector written.
-    pub const INTERRUPT_PORT: u16 = 0x90;
+    /// A vector written here is raised.
+    pub const RAISE: u64 = 0xd000_0000;
 
     /// `None`, said on standard error, where there is no KVM.
     pub fn new() -> Option<Self> {
@@ -58,7 +57,6 @@ impl Harness {
         .expect("a memory slot");
         let vcpu = vm.create_vcpu(0).expect("a processor");
         Some(Self {
-            ports: Vec::new(),
             image: None,
             ram: GuestRam::new(memory),
             placement: Placement::new(PhysAddr(0x10_0000)),
@@ -77,11 +75,6 @@ impl Harness {
 
     pub fn read(&self, address: u64) -> u64 {
         self.ram.load(PhysAddr(address)).expect("memory")
-    }
-
-    /// What was written to ports other than the two with a meaning.
-    pub fn ports(&self) -> &[Vec<u8>] {
-        &self.ports
     }
 
     /// What the wait with this index of the last program loaded.
@@ -105,7 +98,7 @@ impl Harness {
         loop {
             match self.vcpu.run().expect("the processor runs") {
                 VcpuExit::IoOut(layout::EXIT_DEVICE, _) => break,
-                VcpuExit::IoOut(Self::INTERRUPT_PORT, data) => {
+                VcpuExit::MmioWrite(Self::RAISE, data) => {
                     let msi = kvm_msi {
                         address_lo: 0xfee0_0000,
                         data: u32::from(data[0]),
@@ -113,7 +106,6 @@ impl Harness {
                     };
                     self.vm.signal_msi(msi).expect("an interrupt");
                 }
-                VcpuExit::IoOut(_, data) => self.ports.push(data.to_vec()),
                 other => panic!("unexpected exit {other:?} in {:?}", image.state()),
             }
         }

@@ -1,0 +1,5 @@
+mod failure;
+mod recording;
+mod replay;
+mod stage;
+mod whole;
