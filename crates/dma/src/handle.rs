@@ -87,8 +87,9 @@ impl DmaHandle {
     #[inline]
     pub fn read(&self, address: Iova, buffer: &mut [u8]) -> Result<(), Partial> {
         let epoch = self.enter();
-        if let Some(memory) = self.whole_hit(address, buffer.len(), Access::READ) {
-            memory.copy_to(buffer);
+        if let Some(host) = self.whole_hit(address, buffer.len(), Access::READ) {
+            // SAFETY: the page holds as many bytes, and is memory while the epoch lasts.
+            unsafe { copy_out(host, buffer) };
             return Ok(());
         }
         drop(epoch);
@@ -97,8 +98,9 @@ impl DmaHandle {
 
     #[cold]
     fn read_pieces(&self, address: Iova, buffer: &mut [u8]) -> Result<(), Partial> {
-        self.transfer(address, buffer.len(), Access::READ, |done, memory| {
-            memory.copy_to(&mut buffer[done..done + memory.len()]);
+        self.transfer(address, buffer.len(), Access::READ, |done, piece| {
+            // SAFETY: the epoch keeps the piece's memory reachable to the end of the copy.
+            unsafe { copy_out(piece.host, &mut buffer[done..done + piece.len]) };
         })
     }
 
@@ -110,8 +112,9 @@ impl DmaHandle {
     #[inline]
     pub fn write(&self, address: Iova, data: &[u8]) -> Result<(), Partial> {
         let epoch = self.enter();
-        if let Some(memory) = self.whole_hit(address, data.len(), Access::WRITE) {
-            memory.copy_from(data);
+        if let Some(host) = self.whole_hit(address, data.len(), Access::WRITE) {
+            // SAFETY: as in `read`.
+            unsafe { copy_in(host, data) };
             return Ok(());
         }
         drop(epoch);
@@ -134,8 +137,9 @@ impl DmaHandle {
                 fault: self.request(address, Access::WRITE).fault(reason),
             });
         }
-        self.transfer(address, data.len(), Access::WRITE, |done, memory| {
-            memory.copy_from(&data[done..done + memory.len()]);
+        self.transfer(address, data.len(), Access::WRITE, |done, piece| {
+            // SAFETY: as in `read_pieces`.
+            unsafe { copy_in(piece.host, &data[done..done + piece.len]) };
         })
     }
 
@@ -227,7 +231,7 @@ impl DmaHandle {
         address: Iova,
         len: usize,
         access: Access,
-        mut copy: impl FnMut(usize, VolatileSlice<'_>),
+        mut copy: impl FnMut(usize, Piece),
     ) -> Result<(), Partial> {
         let mut request = self.request(address, access);
         let mut done = 0;
@@ -239,10 +243,7 @@ impl DmaHandle {
             let piece = self
                 .resolve(&request, CHUNK.min(len - done))
                 .map_err(|fault| Partial { done, fault })?;
-            // SAFETY: the epoch keeps the piece's memory reachable to the end of the copy.
-            copy(done, unsafe {
-                VolatileSlice::new(piece.host.as_ptr(), piece.len)
-            });
+            copy(done, piece);
             done += piece.len;
         }
         Ok(())
@@ -262,7 +263,7 @@ impl DmaHandle {
         }
         let _epoch = self.enter();
         let piece = self.resolve(&request, size)?;
-        // SAFETY: as in `transfer`.
+        // SAFETY: the epoch keeps the piece's memory reachable to the end of the access.
         let memory = unsafe { VolatileSlice::new(piece.host.as_ptr(), piece.len) };
         operate(memory).map_err(|_| request.fault(FaultReason::Misaligned))
     }
@@ -304,17 +305,12 @@ impl DmaHandle {
         Some(piece_of_page(&entry, address))
     }
 
-    /// The `len` bytes from `address`, if one cached page holds them all and they may be copied
-    /// in one epoch.
+    /// Host memory for the `len` bytes from `address`, if one cached page holds them all and they
+    /// may be copied in one epoch.
     #[inline]
-    fn whole_hit(&self, address: Iova, len: usize, access: Access) -> Option<VolatileSlice<'_>> {
+    fn whole_hit(&self, address: Iova, len: usize, access: Access) -> Option<NonNull<u8>> {
         let piece = self.hit(address, access)?;
-        if len > piece.len.min(CHUNK) {
-            return None;
-        }
-        // SAFETY: the piece is memory for as long as the caller's epoch lasts, and the callers
-        // copy before it ends.
-        Some(unsafe { VolatileSlice::new(piece.host.as_ptr(), len) })
+        (len <= piece.len.min(CHUNK)).then_some(piece.host)
     }
 
     /// Host memory for the start of `request`, at most `len` bytes. The caller is inside an
@@ -448,6 +444,36 @@ fn piece_of_page(entry: &IotlbEntry, address: Iova) -> Piece {
         // SAFETY: the entry's page is host memory as a whole, and `offset` is within it.
         host: unsafe { entry.host.add(offset as usize) },
         len: rest as usize,
+    }
+}
+
+/// Copies from guest memory: small ranges word by word, each in one access.
+///
+/// # Safety
+/// `host` must be as many bytes of guest memory as `buffer` has.
+#[inline]
+unsafe fn copy_out(host: NonNull<u8>, buffer: &mut [u8]) {
+    if buffer.len() <= size_of::<u64>() {
+        // SAFETY: as the caller promises.
+        unsafe { VolatileSlice::new(host.as_ptr(), buffer.len()) }.copy_to(buffer);
+    } else {
+        // SAFETY: as the caller promises; guest memory is never borrowed, so they do not overlap.
+        unsafe { host.copy_to_nonoverlapping(NonNull::from(&mut *buffer).cast(), buffer.len()) };
+    }
+}
+
+/// Copies to guest memory: small ranges word by word, each in one access.
+///
+/// # Safety
+/// `host` must be as many bytes of guest memory as `data` has.
+#[inline]
+unsafe fn copy_in(host: NonNull<u8>, data: &[u8]) {
+    if data.len() <= size_of::<u64>() {
+        // SAFETY: as the caller promises.
+        unsafe { VolatileSlice::new(host.as_ptr(), data.len()) }.copy_from(data);
+    } else {
+        // SAFETY: as in `copy_out`.
+        unsafe { host.copy_from_nonoverlapping(NonNull::from(data).cast(), data.len()) };
     }
 }
 
