@@ -2,6 +2,7 @@ mod boot;
 mod caches;
 mod commands;
 mod config;
+mod conformance;
 mod dmar;
 mod drain;
 mod faults;
