@@ -39,7 +39,7 @@ pub use request::RequestError;
 /// The unit of sector numbers and lengths, in bytes, whatever the block size.
 pub const SECTOR: u64 = 512;
 /// The most queues a device can have.
-pub const MAX_QUEUES: u16 = 128;
+pub const MAX_QUEUES: u16 = 256;
 
 /// Entries of each queue.
 const QUEUE_SIZE: u16 = 256;
