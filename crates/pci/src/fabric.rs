@@ -204,16 +204,7 @@ impl Fabric {
 
     /// Tells `observer` of every BAR that is mapped now, and of each change from now on.
     pub fn observe(&self, observer: Arc<dyn FabricObserver>) {
-        self.settling.exclusively(|| {
-            let view = self.view();
-            for mapping in view.mappings() {
-                observer.mapped(&view.describe(&mapping));
-            }
-            self.observers
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(observer);
-        });
+        self.settling.welcome(observer);
         self.settle();
     }
 

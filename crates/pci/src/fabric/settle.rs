@@ -20,6 +20,7 @@ pub(super) struct Settling {
     turn: Mutex<()>,
     owner: Mutex<Option<ThreadId>>,
     queue: Mutex<Vec<(FunctionId, Effects)>>,
+    newcomers: Mutex<Vec<Arc<dyn FabricObserver>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -36,6 +37,11 @@ impl Drop for Owner<'_> {
 }
 
 impl Settling {
+    /// Takes note of an observer that has been told nothing yet.
+    pub(super) fn welcome(&self, observer: Arc<dyn FabricObserver>) {
+        lock(&self.newcomers).push(observer);
+    }
+
     fn is_mine(&self) -> bool {
         *lock(&self.owner) == Some(thread::current().id())
     }
@@ -106,9 +112,11 @@ impl Fabric {
         self.settling.exclusively(|| {
             loop {
                 let batch = std::mem::take(&mut *lock(&self.settling.queue));
-                if batch.is_empty() {
+                let newcomers = std::mem::take(&mut *lock(&self.settling.newcomers));
+                if batch.is_empty() && newcomers.is_empty() {
                     break;
                 }
+                self.introduce(newcomers);
                 let topology = Arc::clone(&self.view().topology);
                 for (id, effects) in batch {
                     reset_for(&topology, id, effects);
@@ -116,6 +124,16 @@ impl Fabric {
                 self.reroute();
             }
         });
+    }
+
+    fn introduce(&self, newcomers: Vec<Arc<dyn FabricObserver>>) {
+        let view = self.view();
+        for observer in newcomers {
+            for mapping in view.mappings() {
+                observer.mapped(&view.describe(&mapping));
+            }
+            lock(&self.observers).push(observer);
+        }
     }
 
     /// Reads all registers anew and makes them true. What is taken away goes before what is new

@@ -235,6 +235,34 @@ fn dma_needs_bus_master_enable_all_the_way_up() {
 }
 
 #[test]
+fn every_bridge_on_the_way_gates_dma_and_windows() {
+    let log = Log::default();
+    let fabric = new_fabric(&log);
+    let bridge = |bus, devfn, kind| {
+        fabric
+            .add_bridge(bus, devfn, kind, AcsFlags::empty())
+            .unwrap()
+    };
+    let port = bridge(BusId::ROOT, at(1, 0), PortKind::RootPort);
+    let switch = bridge(port, at(0, 0), PortKind::UpstreamPort);
+    let end = bridge(switch, at(0, 0), PortKind::DownstreamPort);
+    let probe = Probe::new(endpoint(), upstream(&log));
+    fabric.add(end, at(0, 0), probe.clone()).unwrap();
+    fabric.assign().unwrap();
+    let address = PhysAddr(probe.config().bars()[0].address);
+    set_command(&fabric, 3, at(0, 0), Command::MEMORY | Command::BUS_MASTER);
+    for (bus, devfn) in [(0, at(1, 0)), (1, at(0, 0)), (2, at(0, 0))] {
+        assert_eq!(probe.port().refusal(), None);
+        assert!(fabric.mmio_read(address, &mut [0; 4]));
+        set_command(&fabric, bus, devfn, Command::MEMORY);
+        assert!(probe.port().refusal().is_some());
+        set_command(&fabric, bus, devfn, Command::BUS_MASTER);
+        assert!(!fabric.mmio_read(address, &mut [0; 4]));
+        set_command(&fabric, bus, devfn, Command::MEMORY | Command::BUS_MASTER);
+    }
+}
+
+#[test]
 fn dma_into_a_bar_is_refused() {
     let machine = Machine::new();
     set_command(
@@ -268,18 +296,21 @@ impl FabricObserver for Watcher {
     }
 }
 
-#[test]
-fn doorbells_follow_moves_enables_and_resets() {
-    let log = Log::default();
-    let fabric = new_fabric(&log);
-    let doorbell = Doorbell {
+fn doorbell() -> Doorbell {
+    Doorbell {
         bar: 0,
         offset: 0x9000,
         len: 2,
         datamatch: None,
         event: Arc::new(EventFd::new(0).unwrap()),
-    };
-    let probe = Probe::with_doorbells(endpoint(), upstream(&log), vec![doorbell]);
+    }
+}
+
+#[test]
+fn doorbells_follow_moves_enables_and_resets() {
+    let log = Log::default();
+    let fabric = new_fabric(&log);
+    let probe = Probe::with_doorbells(endpoint(), upstream(&log), vec![doorbell()]);
     fabric.add(BusId::ROOT, at(2, 0), probe.clone()).unwrap();
     fabric.assign().unwrap();
     let watcher = Arc::new(Watcher::default());
@@ -299,6 +330,39 @@ fn doorbells_follow_moves_enables_and_resets() {
     let control = probe.config().pcie_capability().unwrap() + 8;
     fabric.ecam_write(ecam(0, at(2, 0), control), &[0, 0x80]);
     assert_eq!(events(), [(false, 0xd800_9000, 0x9000)]);
+}
+
+/// Adds another watcher when it is first called.
+struct Recruiter(Weak<Fabric>, Arc<Watcher>, Mutex<bool>);
+
+impl FabricObserver for Recruiter {
+    fn mapped(&self, _mapping: &BarMapping) {}
+
+    fn unmapped(&self, _mapping: &BarMapping) {
+        if !std::mem::replace(&mut *self.2.lock().unwrap(), true)
+            && let Some(fabric) = self.0.upgrade()
+        {
+            fabric.observe(self.1.clone());
+        }
+    }
+}
+
+#[test]
+fn an_observer_that_comes_amid_a_change_learns_its_outcome() {
+    let log = Log::default();
+    let fabric = new_fabric(&log);
+    let probe = Probe::with_doorbells(endpoint(), upstream(&log), vec![doorbell()]);
+    fabric.add(BusId::ROOT, at(2, 0), probe.clone()).unwrap();
+    fabric.assign().unwrap();
+    let watcher = Arc::new(Watcher::default());
+    let events = || std::mem::take(&mut *watcher.0.lock().unwrap());
+    let recruiter = Recruiter(Arc::downgrade(&fabric), watcher.clone(), Mutex::default());
+    fabric.observe(Arc::new(recruiter));
+    set_command(&fabric, 0, at(2, 0), Command::empty());
+    assert_eq!(events(), []);
+    set_command(&fabric, 0, at(2, 0), Command::MEMORY);
+    let address = probe.config().bars()[0].address + 0x9000;
+    assert_eq!(events(), [(true, address, 0x9000)]);
 }
 
 #[test]

@@ -144,6 +144,22 @@ fn conventional_pci_shares_the_id_of_its_bridge() {
 }
 
 #[test]
+fn of_several_bridges_to_conventional_pci_the_topmost_counts() {
+    let tree = Tree::new();
+    let bus = tree.root_port(at(1, 0), ACS);
+    let outer = tree.bridge(bus, at(0, 0), PortKind::PcieToPciBridge, NONE);
+    let bridge = Bridge::conventional(upstream(&tree.log)).unwrap();
+    let id = tree.fabric.add(outer, at(5, 0), Arc::new(bridge)).unwrap();
+    tree.conventional(tree.fabric.behind(id).unwrap(), at(6, 0));
+    assert_eq!(tree.capable(), [vec![1], vec![2, 3, 4]]);
+    tree.fabric.assign().unwrap();
+    assert_eq!(
+        tree.fabric.requester(FunctionId(4)),
+        Some(RequesterId::from_devfn(0, 2, 0))
+    );
+}
+
+#[test]
 fn conventional_bridges_put_their_own_id() {
     let tree = Tree::new();
     let bridge = Bridge::conventional(upstream(&tree.log)).unwrap();

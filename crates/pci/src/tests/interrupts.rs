@@ -89,6 +89,7 @@ fn msix_raises_the_message_of_the_entry() {
     device.set_entry(1, 0x31);
     device.signal(1);
     assert!(device.raised().is_empty());
+    assert_eq!(device.read_bar(0x8000), 0, "lost, not pending");
     device.msix_control(ENABLE);
     device.signal(1);
     let message = MsiMessage {

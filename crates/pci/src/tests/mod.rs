@@ -12,7 +12,7 @@ mod threads;
 use std::sync::{Arc, Mutex, Weak};
 
 use vm_iommu_dma::{DmaHandle, DmaPort, GuestRam, MsiSink, MsiVector, Upstream};
-use vm_iommu_spec::{MsiMessage, PhysAddr, RequesterId};
+use vm_iommu_spec::{FaultReason, MsiMessage, PhysAddr, RequesterId};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::registers::*;
@@ -148,6 +148,7 @@ impl PciFunction for Probe {
     }
 
     fn reset(&self) {
+        assert_eq!(self.port.refusal(), Some(FaultReason::Stopped));
         *self.resets.lock().unwrap() += 1;
         self.write_back();
     }
