@@ -68,10 +68,11 @@ impl Vtd {
     }
 
     /// Works until nothing is left, the batch is used up, or something is held up.
-    pub(crate) fn work_on(&self) -> Progress {
+    pub(crate) fn work(&self) -> Progress {
         let mut budget = BATCH;
         self.more_work.store(true, Ordering::SeqCst);
-        loop {
+        // Others may keep leaving notes; whoever works here is not to work for them forever.
+        for _ in 0..BATCH {
             let mut runner = match self.runner.try_lock() {
                 Ok(runner) => runner,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -80,6 +81,8 @@ impl Vtd {
             };
             self.more_work.store(false, Ordering::SeqCst);
             let progress = self.turn(&mut runner, &mut budget);
+            self.held_up
+                .store(progress == Progress::Pending, Ordering::Relaxed);
             drop(runner);
             if progress == Progress::Pending {
                 return Progress::Pending;
@@ -88,6 +91,8 @@ impl Vtd {
                 return Progress::Idle;
             }
         }
+        self.held_up.store(true, Ordering::Relaxed);
+        Progress::Pending
     }
 
     fn turn(&self, runner: &mut MutexGuard<'_, Runner>, budget: &mut usize) -> Progress {
@@ -101,8 +106,12 @@ impl Vtd {
                 }
                 continue;
             }
+            if *budget == 0 {
+                return Progress::Pending;
+            }
             let pending = std::mem::take(&mut self.control().pending);
             if !pending.is_empty() {
+                *budget -= 1;
                 self.apply(&pending);
                 runner.command = Some((pending, self.epochs.drain()));
                 continue;

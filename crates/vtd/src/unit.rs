@@ -69,8 +69,8 @@ pub struct Vtd {
     pub(crate) runner: Mutex<Runner>,
     /// The note for whoever holds `runner`.
     pub(crate) more_work: AtomicBool,
-    /// Whether work was left when somebody last looked; a hint.
-    held_up: AtomicBool,
+    /// Whether whoever worked last left something.
+    pub(crate) held_up: AtomicBool,
     waker: Mutex<Option<Waker>>,
 
     pub(crate) route_sinks: Mutex<Vec<Weak<dyn RouteSink>>>,
@@ -184,14 +184,6 @@ impl Vtd {
         self.iotlb.invalidate_all();
         self.irtes.invalidate(None);
         self.refresh_routes();
-    }
-
-    /// Works, and remembers whether something was left.
-    pub(crate) fn work(&self) -> Progress {
-        let progress = self.work_on();
-        self.held_up
-            .store(progress == Progress::Pending, Ordering::Relaxed);
-        progress
     }
 
     /// Sets what is called when [`step`](Self::step) has work to do. It is called from vCPU

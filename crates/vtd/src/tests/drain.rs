@@ -227,3 +227,73 @@ fn accesses_end_up_in_old_or_new_memory_and_after_completion_in_new_only() {
     stop.store(1, Ordering::SeqCst);
     device.join().unwrap();
 }
+
+#[test]
+fn without_a_waker_a_guest_that_polls_sees_held_up_work_end() {
+    let machine = mapped();
+    let mut handle = machine.port.handle();
+    let session = handle.session();
+    assert!(!machine.invalidate(&[iotlb_global()]));
+    machine.read32(offset::FSTS);
+    assert!(!machine.waited());
+    drop(session);
+    machine.read32(offset::FSTS);
+    assert!(machine.waited());
+}
+
+#[test]
+fn vcpus_devices_and_the_worker_at_once_neither_deadlock_nor_lose_a_wait() {
+    let machine = Arc::new(mapped());
+    let sink = Arc::new(Refresher(Arc::clone(&machine)));
+    let weak = Arc::downgrade(&sink);
+    machine.unit.watch(weak);
+    let stop = Arc::new(AtomicUsize::new(0));
+    let run = |work: fn(&Machine)| {
+        let (machine, stop) = (Arc::clone(&machine), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            while stop.load(Ordering::SeqCst) == 0 {
+                work(&machine);
+            }
+        })
+    };
+    let threads = [
+        run(|machine| {
+            let _ = machine.read_at(0x5000);
+        }),
+        run(|machine| {
+            let mut handle = machine.port.handle();
+            let session = handle.session();
+            let _ = session.read_slice(&mut [0; 64], GuestAddress(0x5000));
+        }),
+        // Another vCPU: SRTP over and over, which completes or not as it likes.
+        run(|machine| machine.write32(offset::GCMD, TE | QIE | SRTP)),
+        run(|machine| {
+            let _ = machine.unit.step();
+        }),
+    ];
+    let iec = [raw::InterruptEntryInvalidate::new().into_bits(), 0];
+    for _ in 0..300 {
+        if !machine.invalidate(&[iotlb_global(), context_global(), iec]) {
+            while !machine.waited() {
+                std::thread::yield_now();
+            }
+        }
+    }
+    stop.store(1, Ordering::SeqCst);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+/// Resolves a route whenever it is asked to.
+struct Refresher(Arc<Machine>);
+
+impl RouteSink for Refresher {
+    fn refresh(&self) {
+        let message = MsiMessage {
+            address: 0xfee0_0010,
+            data: 0,
+        };
+        let _ = self.0.unit.resolve(requester(), message);
+    }
+}
