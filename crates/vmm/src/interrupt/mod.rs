@@ -6,6 +6,8 @@ mod ioapic;
 mod redirection;
 mod router;
 mod table;
+#[cfg(test)]
+mod tests;
 mod vector;
 
 pub use apics::LocalApics;

@@ -88,6 +88,12 @@ impl Table {
         self.slots.values().filter(|s| s.route.is_some()).count()
     }
 
+    /// The highest GSI in use.
+    #[cfg(test)]
+    pub(super) fn highest(&self) -> Option<u32> {
+        self.slots.keys().next_back().copied()
+    }
+
     /// How often KVM was told.
     pub(super) fn updates(&self) -> u64 {
         self.updates

@@ -8,6 +8,8 @@ mod fw_cfg;
 mod power;
 mod serial;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 pub use bus::{Bus, BusBuilder, BusCounters, BusError};
 pub use console::{Console, ConsoleInput, EscapeFilter};
