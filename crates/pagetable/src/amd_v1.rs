@@ -144,19 +144,18 @@ impl Format for AmdV1 {
         if is_page {
             return self.decode_page(level, next_level, entry);
         }
-        if next_level >= level {
-            return Err(Reason::NextLevel { next_level });
+        let address_below = entry & Entry::FRAME;
+        if next_level + 1 == level {
+            // Known before the entry is loaded, unlike the field.
+            return Ok(Next::Table {
+                address: address_below,
+                level: level - 1,
+            });
         }
-        if next_level + 1 < level {
-            let skipped =
-                (1 << engine::entry_reach(level)) - (1 << engine::table_reach(next_level));
-            if address & skipped != 0 {
-                return Err(Reason::SkippedBits);
-            }
-        }
+        let level = Self::skip(level, next_level, address)?;
         Ok(Next::Table {
-            address: entry & Entry::FRAME,
-            level: next_level,
+            address: address_below,
+            level,
         })
     }
 
@@ -202,6 +201,19 @@ impl Format for AmdV1 {
 }
 
 impl AmdV1 {
+    /// The level of a table that does not follow directly.
+    #[cold]
+    fn skip(level: u8, next_level: u8, address: u64) -> Result<u8, Reason> {
+        if next_level >= level {
+            return Err(Reason::NextLevel { next_level });
+        }
+        let skipped = (1 << engine::entry_reach(level)) - (1 << engine::table_reach(next_level));
+        if address & skipped != 0 {
+            return Err(Reason::SkippedBits);
+        }
+        Ok(next_level)
+    }
+
     #[inline(always)]
     fn decode_page(&self, level: u8, next_level: u8, entry: u64) -> Result<Next, Reason> {
         if usize::from(level) >= MAX_LEVELS {

@@ -2,7 +2,7 @@
 
 use vm_iommu_spec::{Access, PhysAddr};
 
-use crate::walk::{Attributes, Reason, Visited, Walk, WalkFault};
+use crate::walk::{Attributes, Reason, Translation, Visited, Walk, WalkFault};
 use crate::{BadAddress, TableMemory};
 
 /// How often a walk is repeated because another party changed an entry between its load and the
@@ -163,9 +163,107 @@ pub(crate) struct Request {
     pub probe: bool,
 }
 
+/// Translates from `start`, which translates all of the request's address. The common case: an
+/// access that is granted and has no flags to set. All others are walked again, with a record of
+/// what is visited.
+#[inline]
+pub(crate) fn translate<F: Format + ?Sized, T: Tables>(
+    format: &F,
+    tables: &T,
+    start: Position,
+    request: Request,
+) -> Result<Translation, T::Fault> {
+    match granted(format, tables, start, request) {
+        Some(translation) => Ok(translation),
+        None => translate_slowly(format, tables, start, request),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn translate_slowly<F: Format + ?Sized, T: Tables>(
+    format: &F,
+    tables: &T,
+    start: Position,
+    request: Request,
+) -> Result<Translation, T::Fault> {
+    walk(format, tables, start, request).map(|walk| walk.translation)
+}
+
+/// The translation, if there is one and no flag is to be set for it.
+#[inline(always)]
+fn granted<F: Format + ?Sized, T: Tables>(
+    format: &F,
+    tables: &T,
+    start: Position,
+    request: Request,
+) -> Option<Translation> {
+    let Request {
+        address, access, ..
+    } = request;
+    format.check(address, access).ok()?;
+    let Position {
+        mut table,
+        mut level,
+        mut rights,
+    } = start;
+    let mut flags = u64::MAX;
+    loop {
+        let entry = tables
+            .load(level, entry_address(table, level, address))
+            .ok()?;
+        rights &= entry ^ F::DENIALS;
+        flags &= entry;
+        match format.decode(level, entry, address).ok()? {
+            Next::Table {
+                address,
+                level: below,
+            } => (table, level) = (address, below),
+            Next::Page {
+                address: page,
+                shift,
+            } => {
+                let missing = format.flags(false, false) & !flags
+                    | format.flags(true, access.writes()) & !entry;
+                if missing != 0 || format.refusal(rights, access).is_some() {
+                    return None;
+                }
+                return Some(translation(format, request, rights, entry, page, shift));
+            }
+        }
+    }
+}
+
+/// The translation by a page whose entry has all flags that the access needs.
+#[inline(always)]
+fn translation<F: Format + ?Sized>(
+    format: &F,
+    request: Request,
+    rights: u64,
+    entry: u64,
+    page: u64,
+    shift: u8,
+) -> Translation {
+    let Request {
+        address, access, ..
+    } = request;
+    let permissions = format.permissions(rights, access);
+    let mut cacheable = permissions;
+    let dirty = format.flags(true, true) & !format.flags(true, false);
+    if !access.writes() && dirty & !entry != 0 {
+        cacheable -= Access::WRITE;
+    }
+    Translation {
+        output: PhysAddr(page | address & ((1 << (shift & 63)) - 1)),
+        page_shift: shift,
+        permissions,
+        cacheable,
+        attributes: format.attributes(entry, shift, rights),
+    }
+}
+
 /// Walks from `start`, which translates all of the request's address. At most `start.level`
 /// entries are read; `MAX_REREADS` times more if flags are set and entries change meanwhile.
-#[inline(always)]
 pub(crate) fn walk<F: Format + ?Sized, T: Tables>(
     format: &F,
     tables: &T,
@@ -197,7 +295,6 @@ pub(crate) fn walk<F: Format + ?Sized, T: Tables>(
 }
 
 /// One walk; the inner error is the level of an entry that changed before its flags were set.
-#[inline(always)]
 fn attempt<F: Format + ?Sized, T: Tables>(
     format: &F,
     tables: &T,
@@ -230,10 +327,7 @@ fn attempt<F: Format + ?Sized, T: Tables>(
             Ok(Next::Table {
                 address,
                 level: below,
-            }) => {
-                debug_assert!(below < level);
-                (table, level) = (address, below);
-            }
+            }) => (table, level) = (address, below),
             Ok(Next::Page { address, shift }) => break (address, shift, entry),
             Err(reason) => {
                 return Err(WalkFault {
@@ -248,25 +342,14 @@ fn attempt<F: Format + ?Sized, T: Tables>(
     if format.refusal(rights, access).is_some() {
         return Err(denied(format, start, access, visited).into());
     }
-    let permissions = format.permissions(rights, access);
-    let mut cacheable = permissions;
-    if format.flags(true, true) != 0 {
-        match set_flags(format, tables, &visited, access.writes(), probe)? {
-            Flags::Set => {}
-            Flags::Unset => cacheable = Access::empty(),
-            Flags::Contended(level) => return Ok(Err(level)),
-        }
-        if !access.writes() && format.flags(true, true) & !format.flags(true, false) & !entry != 0 {
-            cacheable -= Access::WRITE;
-        }
+    let mut translation = translation(format, request, rights, entry, page, shift);
+    match set_flags(format, tables, &visited, access.writes(), probe)? {
+        Flags::Set => {}
+        Flags::Unset => translation.cacheable = Access::empty(),
+        Flags::Contended(level) => return Ok(Err(level)),
     }
-    let offset = address & (1u64.checked_shl(shift.into()).unwrap_or(0)).wrapping_sub(1);
     Ok(Ok(Walk {
-        output: PhysAddr(page | offset),
-        page_shift: shift,
-        permissions,
-        cacheable,
-        attributes: format.attributes(entry, shift, rights),
+        translation,
         visited,
     }))
 }
@@ -280,7 +363,6 @@ enum Flags {
 }
 
 /// Sets accessed and dirty flags in the entries of a successful walk, the topmost first.
-#[inline(never)]
 fn set_flags<F: Format + ?Sized, T: Tables>(
     format: &F,
     tables: &T,

@@ -1,7 +1,7 @@
 //! I/O page tables: walkers as hardware has them, editors as drivers have them.
 //!
 //! A walker is a pure function over [`TableMemory`]: a table's root, an address and an access
-//! give a [`Walk`] or a [`WalkFault`]. Walks allocate nothing, read at most one entry a level, and
+//! give a [`Translation`] or a [`WalkFault`]. Walks allocate nothing, read at most one entry a level, and
 //! take whatever the tables hold: their author may be hostile and may change them meanwhile.
 //!
 //! ```
@@ -19,11 +19,11 @@
 //!
 //! let format = SecondStage::new(SecondStageConfig::new(Levels::Three));
 //! let root = PhysAddr(0x1000);
-//! let walk = format.walk(&memory, root, Iova(0x210), Access::READ).unwrap();
-//! assert_eq!(walk.output, PhysAddr(0x7654_3210));
-//! assert_eq!(walk.page_size(), 4096);
+//! let translation = format.translate(&memory, root, Iova(0x210), Access::READ).unwrap();
+//! assert_eq!(translation.output, PhysAddr(0x7654_3210));
+//! assert_eq!(translation.page_size(), 4096);
 //!
-//! let fault = format.walk(&memory, root, Iova(0x210), Access::WRITE).unwrap_err();
+//! let fault = format.translate(&memory, root, Iova(0x210), Access::WRITE).unwrap_err();
 //! assert_eq!(fault.reason, Reason::WriteDenied);
 //! assert_eq!(fault.entry_address(), Some(PhysAddr(0x1000)));
 //! # Ok::<(), vm_iommu_pagetable::BadAddress>(())
@@ -51,6 +51,8 @@ pub use engine::{Format, Position};
 pub use memory::{BadAddress, TableMemory};
 pub use nested::{Nested, NestedFault, NestedWalk, Purpose};
 pub use second_stage::{Levels, SecondStage, SecondStageConfig};
-pub use walk::{AttributeFlags, Attributes, MAX_LEVELS, Reason, Step, Visited, Walk, WalkFault};
+pub use walk::{
+    AttributeFlags, Attributes, MAX_LEVELS, Reason, Step, Translation, Visited, Walk, WalkFault,
+};
 pub use walker::Walker;
 pub use x86_64::{X86_64, X86_64Config};

@@ -5,7 +5,7 @@ use thiserror::Error;
 use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use crate::engine::{self, Position, Request, Tables};
-use crate::walk::{Walk, WalkFault};
+use crate::walk::{Translation, Walk, WalkFault};
 use crate::{BadAddress, TableMemory, Walker};
 
 /// A first stage over a second: each table pointer of the first stage, each update of its flags
@@ -22,9 +22,9 @@ pub struct Nested<'a, F, S, M: ?Sized> {
     pub memory: &'a M,
 }
 
-/// A successful walk of both stages.
+/// A translation by both stages; `T` is a [`Walk`] or a [`Translation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NestedWalk {
+pub struct NestedWalk<T = Walk> {
     /// What the address translates to.
     pub output: PhysAddr,
     /// Base-2 logarithm of the size in bytes of the largest page that both stages map as one.
@@ -34,10 +34,10 @@ pub struct NestedWalk {
     /// Those of [`permissions`](Self::permissions) that may be exercised again without another
     /// walk.
     pub cacheable: Access,
-    /// The walk of the first stage; its output is the address that the second translates.
-    pub first: Walk,
-    /// The second stage's walk of that address.
-    pub second: Walk,
+    /// The first stage's; its output is the address that the second translates.
+    pub first: T,
+    /// The second stage's translation of that address.
+    pub second: T,
 }
 
 /// A refused walk of two stages.
@@ -94,6 +94,38 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
     ///
     /// # Errors
     /// [`NestedFault`] with the stage and the entry that refused.
+    #[inline]
+    pub fn translate(
+        &self,
+        root: PhysAddr,
+        iova: Iova,
+        access: Access,
+    ) -> Result<NestedWalk<Translation>, NestedFault> {
+        self.translate_at(self.first.root(root), iova, access)
+    }
+
+    /// The same as [`translate`](Self::translate), from a position of the first stage that a
+    /// paging-structure cache holds for this address; repeated from `root` if that fails.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
+    #[inline]
+    pub fn translate_from(
+        &self,
+        cached: Position,
+        root: PhysAddr,
+        iova: Iova,
+        access: Access,
+    ) -> Result<NestedWalk<Translation>, NestedFault> {
+        self.translate_at(cached, iova, access)
+            .or_else(|_| self.translate_at(self.first.root(root), iova, access))
+    }
+
+    /// The same as [`translate`](Self::translate), with a record of the entries visited for the
+    /// address and for the first stage's output.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
     pub fn walk(
         &self,
         root: PhysAddr,
@@ -101,7 +133,7 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
         access: Access,
     ) -> Result<NestedWalk, NestedFault> {
         self.run(
-            self.first.root(root),
+            root,
             Request {
                 address: iova.0,
                 access,
@@ -113,7 +145,7 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
     /// The same as [`walk`](Self::walk), but sets no flags in either stage.
     ///
     /// # Errors
-    /// As [`walk`](Self::walk).
+    /// As [`translate`](Self::translate).
     pub fn probe(
         &self,
         root: PhysAddr,
@@ -121,7 +153,7 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
         access: Access,
     ) -> Result<NestedWalk, NestedFault> {
         self.run(
-            self.first.root(root),
+            root,
             Request {
                 address: iova.0,
                 access,
@@ -130,42 +162,69 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
         )
     }
 
-    /// The same as [`walk`](Self::walk), from a position of the first stage that a
-    /// paging-structure cache holds for this address; repeated from `root` if that fails.
-    ///
-    /// # Errors
-    /// As [`walk`](Self::walk).
-    pub fn walk_from(
+    #[inline]
+    fn translate_at(
         &self,
-        cached: Position,
-        root: PhysAddr,
+        start: Position,
         iova: Iova,
         access: Access,
-    ) -> Result<NestedWalk, NestedFault> {
+    ) -> Result<NestedWalk<Translation>, NestedFault> {
+        let tables = Translated {
+            nested: self,
+            probe: false,
+        };
         let request = Request {
             address: iova.0,
             access,
             probe: false,
         };
-        self.run(cached, request)
-            .or_else(|_| self.run(self.first.root(root), request))
+        let first = engine::translate(self.first, &tables, start, request)?;
+        let second = tables.translate(first.output.0, access, Purpose::Page)?;
+        Ok(NestedWalk::of(&first, &second, first, second))
     }
 
-    fn run(&self, start: Position, request: Request) -> Result<NestedWalk, NestedFault> {
+    fn run(&self, root: PhysAddr, request: Request) -> Result<NestedWalk, NestedFault> {
         let tables = Translated {
             nested: self,
             probe: request.probe,
         };
-        let first = engine::walk(self.first, &tables, start, request)?;
-        let second = tables.translate(first.output.0, request.access, Purpose::Page)?;
-        Ok(NestedWalk {
+        let first = engine::walk(self.first, &tables, self.first.root(root), request)?;
+        let address = first.output.0;
+        let (direct, start) = (
+            engine::Direct(self.memory),
+            self.second.root(self.second_root),
+        );
+        let second = engine::walk(self.second, &direct, start, Request { address, ..request })
+            .map_err(|fault| refused(fault, address, Purpose::Page))?;
+        Ok(NestedWalk::of(
+            &first.translation,
+            &second.translation,
+            first,
+            second,
+        ))
+    }
+}
+
+impl<T> NestedWalk<T> {
+    #[inline]
+    fn of(first: &Translation, second: &Translation, walk1: T, walk2: T) -> Self {
+        Self {
             output: second.output,
             page_shift: first.page_shift.min(second.page_shift),
             permissions: first.permissions & second.permissions,
             cacheable: first.cacheable & second.cacheable,
-            first,
-            second,
-        })
+            first: walk1,
+            second: walk2,
+        }
+    }
+}
+
+#[cold]
+fn refused(fault: WalkFault, address: u64, purpose: Purpose) -> NestedFault {
+    NestedFault::Second {
+        fault,
+        address: Iova(address),
+        purpose,
     }
 }
 
@@ -182,7 +241,7 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Translated<'_, F, S, M> {
         address: u64,
         access: Access,
         purpose: Purpose,
-    ) -> Result<Walk, NestedFault> {
+    ) -> Result<Translation, NestedFault> {
         let Nested {
             second,
             second_root,
@@ -194,17 +253,13 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Translated<'_, F, S, M> {
             access,
             probe: self.probe,
         };
-        engine::walk(
+        engine::translate(
             second,
             &engine::Direct(memory),
             second.root(second_root),
             request,
         )
-        .map_err(|fault| NestedFault::Second {
-            fault,
-            address: Iova(address),
-            purpose,
-        })
+        .map_err(|fault| refused(fault, address, purpose))
     }
 }
 

@@ -1,14 +1,15 @@
 //! What a walk yields: a translation or a fault, with the entries that it visited.
 
 use core::fmt;
+use core::ops::Deref;
 
 use bitflags::bitflags;
 use thiserror::Error;
 use vm_iommu_spec::{Access, PhysAddr};
 
-/// A successful walk: what the address translates to, and what may be cached of it.
+/// What an address translates to, and what may be cached of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Walk {
+pub struct Translation {
     /// What the address asked for translates to, its offset in the page included.
     pub output: PhysAddr,
     /// Base-2 logarithm of the size in bytes of the largest page, aligned to its size on both
@@ -21,22 +22,34 @@ pub struct Walk {
     pub cacheable: Access,
     /// What else the page's entry says.
     pub attributes: Attributes,
-    /// The entries used, the topmost first.
-    pub visited: Visited,
 }
 
-impl Walk {
-    /// Size of the page in bytes. A page of 2^64 bytes, which AMD's tables can describe, yields 0.
+impl Translation {
+    /// Size of the page in bytes.
     pub const fn page_size(&self) -> u64 {
-        match 1u64.checked_shl(self.page_shift as u32) {
-            Some(size) => size,
-            None => 0,
-        }
+        1 << (self.page_shift & 63)
     }
 
     /// Where the page begins in the output space.
     pub const fn page(&self) -> PhysAddr {
-        PhysAddr(self.output.0 & !self.page_size().wrapping_sub(1))
+        PhysAddr(self.output.0 & !(self.page_size() - 1))
+    }
+}
+
+/// A successful walk: the [`Translation`], which it dereferences to, and the way there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// What was found.
+    pub translation: Translation,
+    /// The entries used, the topmost first.
+    pub visited: Visited,
+}
+
+impl Deref for Walk {
+    type Target = Translation;
+
+    fn deref(&self) -> &Translation {
+        &self.translation
     }
 }
 

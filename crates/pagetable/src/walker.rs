@@ -4,9 +4,10 @@ use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use crate::TableMemory;
 use crate::engine::{self, Direct, Format, Position, Request};
-use crate::walk::{Visited, Walk, WalkFault};
+use crate::walk::{Translation, Visited, Walk, WalkFault};
 
-/// The hardware's side of a table format: from an address to a [`Walk`] or a [`WalkFault`].
+/// The hardware's side of a table format: from an address to a [`Translation`] or a
+/// [`WalkFault`].
 ///
 /// Implemented by the formats of this crate. A walk allocates nothing and loads at most one entry
 /// of each level. Where the format is configured to set accessed and dirty flags, it does so by
@@ -24,6 +25,50 @@ pub trait Walker: Format {
     /// # Errors
     /// [`WalkFault`] with the entry that refused and why.
     #[inline]
+    fn translate<M: TableMemory + ?Sized>(
+        &self,
+        memory: &M,
+        root: PhysAddr,
+        iova: Iova,
+        access: Access,
+    ) -> Result<Translation, WalkFault> {
+        let request = Request {
+            address: iova.0,
+            access,
+            probe: false,
+        };
+        engine::translate(self, &Direct(memory), self.root(root), request)
+    }
+
+    /// The same as [`translate`](Self::translate), from a position that a paging-structure cache
+    /// holds for this address. What fails from there is repeated from `root`, so a fault never
+    /// rests on what was cached.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
+    #[inline]
+    fn translate_from<M: TableMemory + ?Sized>(
+        &self,
+        memory: &M,
+        cached: Position,
+        root: PhysAddr,
+        iova: Iova,
+        access: Access,
+    ) -> Result<Translation, WalkFault> {
+        let request = Request {
+            address: iova.0,
+            access,
+            probe: false,
+        };
+        engine::translate(self, &Direct(memory), cached, request)
+            .or_else(|_| engine::translate(self, &Direct(memory), self.root(root), request))
+    }
+
+    /// The same as [`translate`](Self::translate), with a record of the entries visited, which
+    /// costs more than the translation.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
     fn walk<M: TableMemory + ?Sized>(
         &self,
         memory: &M,
@@ -42,7 +87,7 @@ pub trait Walker: Format {
     /// The same as [`walk`](Self::walk), but sets no flags.
     ///
     /// # Errors
-    /// As [`walk`](Self::walk).
+    /// As [`translate`](Self::translate).
     fn probe<M: TableMemory + ?Sized>(
         &self,
         memory: &M,
@@ -58,13 +103,11 @@ pub trait Walker: Format {
         engine::walk(self, &Direct(memory), self.root(root), request)
     }
 
-    /// The same as [`walk`](Self::walk), from a position that a paging-structure cache holds for
-    /// this address. The entries visited are those below it. A walk that fails from there is
-    /// repeated from `root`, so a fault never rests on what was cached.
+    /// The same as [`translate_from`](Self::translate_from), with a record of the entries
+    /// visited: those below the position, or if the walk was repeated, all.
     ///
     /// # Errors
-    /// As [`walk`](Self::walk).
-    #[inline]
+    /// As [`translate`](Self::translate).
     fn walk_from<M: TableMemory + ?Sized>(
         &self,
         memory: &M,

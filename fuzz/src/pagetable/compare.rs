@@ -31,9 +31,12 @@ pub(crate) fn compare<F: Walker>(
         assert_eq!(before, OracleMemory::new(memory), "a probe wrote");
         agree(&probe, &expected, &attributes);
 
+        let translation = format.translate(memory, root, Iova(address), access);
+        assert_eq!(model, OracleMemory::new(memory), "flags differ");
         let walk = format.walk(memory, root, Iova(address), access);
         agree(&walk, &expected, &attributes);
-        assert_eq!(model, OracleMemory::new(memory), "flags differ");
+        assert_eq!(model, OracleMemory::new(memory), "a second walk wrote");
+        assert_eq!(translation, walk.map(|walk| walk.translation));
 
         if let Ok(walk) = walk {
             from_positions(memory, format, root, Iova(address), access, &walk);
@@ -61,10 +64,9 @@ fn from_positions<F: Walker>(
         let again = format
             .walk_from(memory, position, root, iova, access)
             .unwrap();
-        assert_eq!(again.output, walk.output);
-        assert_eq!(again.page_shift, walk.page_shift);
-        assert_eq!(again.permissions, walk.permissions);
-        assert_eq!(again.attributes, walk.attributes);
+        assert_eq!(again.translation, walk.translation);
+        let again = format.translate_from(memory, position, root, iova, access);
+        assert_eq!(again, Ok(walk.translation));
     }
 }
 

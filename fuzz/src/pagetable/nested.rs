@@ -69,8 +69,23 @@ fn compare<S: Walker>(
         let probe = walker.probe(PhysAddr(root), Iova(address), access);
         assert_eq!(before, OracleMemory::new(&case.memory), "a probe wrote");
 
-        let walk = walker.walk(PhysAddr(root), Iova(address), access);
+        let translation = walker.translate(PhysAddr(root), Iova(address), access);
         assert_eq!(model, OracleMemory::new(&case.memory), "flags differ");
+        let walk = walker.walk(PhysAddr(root), Iova(address), access);
+        assert_eq!(
+            model,
+            OracleMemory::new(&case.memory),
+            "a second walk wrote"
+        );
+        match (&translation, &walk) {
+            (Ok(translation), Ok(walk)) => {
+                assert_eq!(translation.first, walk.first.translation);
+                assert_eq!(translation.second, walk.second.translation);
+                assert_eq!(translation.output, walk.output);
+                assert_eq!(translation.cacheable, walk.cacheable);
+            }
+            _ => assert_eq!(translation.err(), walk.err()),
+        }
         match (&walk, &expected) {
             (Ok(walk), Ok((inner, outer))) => {
                 agree(&Ok(walk.first), &Ok(inner.clone()), x86_64::attributes);
