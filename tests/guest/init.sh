@@ -36,6 +36,14 @@ while [ ! -b /dev/vda ] && [ $waited -lt 100 ]; do
     waited=$((waited + 1))
 done
 
+# finish: power off once the console has sent all of our lines; the kernel's own last words
+# would go between them.
+finish() {
+    say "done=1"
+    stty -echo
+    poweroff -f
+}
+
 hash_of() { sha256sum | cut -d' ' -f1; }
 
 # read_at CPU OFFSET LENGTH BLOCK: the disk's bytes, read by that processor past the page cache.
@@ -47,9 +55,9 @@ read_at() {
 if [ "$MODE" = bench ] || [ "$MODE" = profile ]; then
     say "clock=$(cut -d' ' -f1 /proc/uptime)"
     say "bench_hash=$(read_at 0 0 "$REGION" 65536 | hash_of)"
-    say "done=1"
+    [ "$MODE" = profile ] || finish
     # The longest silences of the kernel's log: where it waited or worked.
-    [ "$MODE" = bench ] || dmesg | sed 's/^<[0-9]*>//' | awk '/^\[/ {
+    dmesg | sed 's/^<[0-9]*>//' | awk '/^\[/ {
             line = $0
             sub(/^\[ */, "", line)
             now = line + 0
@@ -58,7 +66,7 @@ if [ "$MODE" = bench ] || [ "$MODE" = profile ]; then
             before = now
             last = line
         }' | sort -rn | head -n 8 | while read -r gap; do say "gap=$gap"; done
-    poweroff -f
+    finish
 fi
 
 say "kernel=$(uname -r)"
@@ -149,5 +157,4 @@ for device in /sys/bus/pci/devices/*; do
     faults | tail -n +$((before + 1)) | while read -r line; do say "edu_fault=$line"; done
 done
 
-say "done=1"
-poweroff -f
+finish

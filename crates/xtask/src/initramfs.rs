@@ -50,6 +50,7 @@ const APPLETS: &[&str] = &[
     "sha256sum",
     "sleep",
     "sort",
+    "stty",
     "sync",
     "tail",
     "taskset",
