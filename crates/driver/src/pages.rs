@@ -83,3 +83,48 @@ impl<M: TableMemory> Pages for PagePool<M> {
         self.returned.entry(order).or_default().push(start);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use vm_iommu_pagetable::testing::MockMemory;
+
+    use super::*;
+
+    const START: u64 = 0x10_0000;
+
+    #[test]
+    fn allocations_are_aligned_and_what_alignment_skips_is_not_lost() {
+        let memory = MockMemory::new(PhysAddr(START), 16 << 12);
+        let mut pool = PagePool::new(&memory, PhysAddr(START)..PhysAddr(START + 0x1_0000));
+        let mut allocate = |order| pool.allocate(order).map(|start| start.0 - START);
+        assert_eq!(allocate(0), Some(0));
+        assert_eq!(allocate(2), Some(0x4000));
+        let mut skipped = [allocate(0), allocate(0), allocate(0)];
+        skipped.sort();
+        assert_eq!(skipped, [Some(0x1000), Some(0x2000), Some(0x3000)]);
+        assert_eq!(allocate(3), Some(0x8000));
+        assert_eq!(allocate(0), None);
+        assert_eq!(allocate(60), None);
+    }
+
+    #[test]
+    fn returned_pages_come_back_zeroed() {
+        let memory = MockMemory::new(PhysAddr(START), 4 << 12);
+        let mut pool = PagePool::new(&memory, PhysAddr(START)..PhysAddr(START + 0x4000));
+        let start = pool.allocate(2).unwrap();
+        memory.store(PhysAddr(START + 0x3ff8), 7).unwrap();
+        assert_eq!(pool.allocate(2), None);
+        pool.free(start, 2);
+        assert_eq!(pool.allocate(2), Some(start));
+        assert_eq!(memory.load(PhysAddr(START + 0x3ff8)), Ok(0));
+    }
+
+    #[test]
+    fn a_range_that_ends_the_address_space_has_an_end() {
+        let memory = MockMemory::new(PhysAddr(START), 0);
+        let range = PhysAddr(u64::MAX - 0x2800)..PhysAddr(u64::MAX);
+        let mut pool = PagePool::new(&memory, range);
+        assert_eq!(pool.allocate(0), Some(PhysAddr(0xffff_ffff_ffff_e000)));
+        assert_eq!(pool.allocate(0), None);
+    }
+}

@@ -169,6 +169,23 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         self.link.disable(GlobalBits::TRANSLATION)
     }
 
+    /// Turns everything off, as before a reset or for the next driver: DMA passes untranslated
+    /// and interrupts unremapped. The tables are forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Stuck`].
+    pub fn stop(mut self) -> Result<(), Error> {
+        let enabled = self.enabled();
+        [
+            GlobalBits::TRANSLATION,
+            GlobalBits::INTERRUPT_REMAPPING,
+            GlobalBits::QUEUED_INVALIDATION,
+        ]
+        .into_iter()
+        .filter(|enable| enabled.contains(*enable))
+        .try_for_each(|enable| self.link.disable(enable))
+    }
+
     /// The unit's version.
     pub fn version(&self) -> Version {
         self.version

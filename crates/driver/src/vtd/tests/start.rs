@@ -71,6 +71,21 @@ fn what_an_earlier_driver_left_on_is_turned_off_first() {
 }
 
 #[test]
+fn a_unit_is_stopped_in_the_order_of_kernels() {
+    let bench = Bench::new();
+    let mut unit = bench.start();
+    unit.enable_translation().unwrap();
+    bench.events();
+    unit.stop().unwrap();
+    let commands = [
+        Event::Write(offset::GCMD, QIE | IRE),
+        Event::Write(offset::GCMD, QIE),
+        Event::Write(offset::GCMD, 0),
+    ];
+    assert_eq!(bench.events(), commands);
+}
+
+#[test]
 fn compatibility_format_is_turned_off_once_interrupts_are_remapped() {
     let bench = Bench::new();
     bench.status.set(GlobalBits::COMPATIBILITY_FORMAT);
