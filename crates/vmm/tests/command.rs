@@ -258,3 +258,17 @@ fn the_doctor_prints_json_and_exits_by_what_it_found() {
     assert_eq!(expected == 2, report["problem"].is_string());
     assert!(text(&program(&["doctor"]).stdout).starts_with(&format!("KVM: {kind}")));
 }
+
+#[test]
+fn the_demo_comes_to_its_end_on_any_kvm() {
+    let output = program(&["demo", "--json"]);
+    let told = text(&output.stdout);
+    if !machines_run() {
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(text(&output.stderr).lines().count(), 1);
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    let story: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(story["ok"], true, "{told}");
+}

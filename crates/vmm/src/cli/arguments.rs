@@ -14,6 +14,9 @@ Examples:
   Is KVM here, and what runs where?
     vm-iommu doctor
 
+  See the unit at work:
+    vm-iommu demo
+
   A Linux guest with its disk behind the unit:
     vm-iommu run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0 panic=-1' \\
         --cpus 4 --memory 2G --iommu vtd,aw=48 --device virtio-blk,path=disk.img";
@@ -56,6 +59,12 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     /// Boot a kernel and run it until it ends; its serial port is this terminal.
     Run(Box<RunArguments>),
+    /// Watch a guest program the unit: DMA through its tables, a remapped interrupt, a refused
+    /// access. Needs no files, and runs on any KVM.
+    #[command(
+        after_help = "Exits with 0 if the guest came to its end, with 10 if not, and with 2 without usable KVM."
+    )]
+    Demo(DemoArguments),
     /// Say what KVM is here, measured, and what will therefore run where.
     #[command(after_help = "Exits with 0 if machines run on this KVM, and with 2 if not.")]
     Doctor(DoctorArguments),
@@ -156,6 +165,13 @@ impl RunArguments {
             report: self.report,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArguments {
+    /// Print one JSON object, for programs.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

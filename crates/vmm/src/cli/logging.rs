@@ -1,11 +1,12 @@
 //! The log on standard error.
 
 use env_logger::{Builder, Env};
+use log::Level;
 
-/// Starts the log: warnings and errors, more with each `-v`, or what `RUST_LOG` says.
-pub(super) fn start(verbose: u8) {
+/// Starts the log: `default` and what is graver, more with each `-v`, or what `RUST_LOG` says.
+pub(super) fn start(default: Level, verbose: u8) {
     let level = match verbose {
-        0 => "warn",
+        0 => default.as_str(),
         1 => "info",
         2 => "debug",
         _ => "trace",

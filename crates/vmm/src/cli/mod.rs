@@ -1,6 +1,7 @@
 //! The command line: what a person can ask for, and how the answer ends.
 
 mod arguments;
+mod demo;
 mod doctor;
 mod exit;
 mod logging;
@@ -12,6 +13,7 @@ mod usage;
 use std::process::ExitCode;
 
 use clap::Parser;
+use log::Level;
 
 use arguments::{Arguments, Command};
 
@@ -22,9 +24,15 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage::explain(&error),
     };
-    logging::start(arguments.verbose);
+    let level = match arguments.command {
+        // The demo provokes what a log would warn of, and tells of it itself.
+        Command::Demo(_) => Level::Error,
+        Command::Run(_) | Command::Doctor(_) => Level::Warn,
+    };
+    logging::start(level, arguments.verbose);
     match arguments.command {
         Command::Run(arguments) => run::run(*arguments),
+        Command::Demo(arguments) => demo::demo(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
     }
 }

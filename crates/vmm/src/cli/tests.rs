@@ -1,8 +1,9 @@
 use clap::{CommandFactory, Parser};
 
 use super::arguments::{Arguments, Command};
-use super::usage;
+use super::{exit, usage};
 use crate::config::{DeviceConfig, IommuConfig, MachineConfig, MemorySize, VtdOptions};
+use crate::{boot, layout};
 
 fn parse(words: &[&str]) -> Result<Arguments, String> {
     Arguments::try_parse_from([&["vm-iommu"], words].concat())
@@ -125,5 +126,75 @@ fn the_help_tells_every_option_of_the_unit_and_the_exit_codes() {
         "Exit codes:",
     ] {
         assert!(help.contains(word), "{word}: {help}");
+    }
+}
+
+/// The page of the book about this program.
+const PAGE: &str = include_str!("../../../../docs/vmm.md");
+
+#[test]
+fn the_book_names_every_option() {
+    let command = Arguments::command();
+    let options = command
+        .get_subcommands()
+        .flat_map(|command| command.get_arguments())
+        .filter_map(|argument| argument.get_long());
+    for option in options.filter(|&option| option != "help" && option != "verbose") {
+        assert!(PAGE.contains(&format!("--{option}")), "--{option}");
+    }
+    for command in command.get_subcommands() {
+        let line = format!("    vm-iommu {} ", command.get_name());
+        assert!(PAGE.contains(&line), "{line}");
+    }
+}
+
+#[test]
+fn the_book_and_the_help_know_the_same_exit_codes() {
+    let codes: Vec<_> = exit::HELP
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert_eq!(codes.first(), Some(&"0"));
+    let table = PAGE.split("## Exit codes").nth(1).unwrap();
+    let table = table.split("\n## ").next().unwrap();
+    let rows: Vec<_> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" |").next())
+        .skip(1)
+        .collect();
+    assert_eq!(rows, codes);
+}
+
+#[test]
+fn the_book_has_the_address_map_of_the_layout() {
+    for address in [
+        layout::LOW_RAM_END - 1,
+        layout::HIGH_RAM_START,
+        *layout::ACPI_TABLES.start(),
+        *layout::ACPI_TABLES.end(),
+        *layout::PCI_WINDOW_32.start(),
+        *layout::PCI_WINDOW_32.end(),
+        *layout::ECAM.start(),
+        *layout::ECAM.end(),
+        layout::IOAPIC,
+        layout::VTD,
+        layout::LAPIC,
+        layout::KVM_IDENTITY_MAP,
+        *layout::PCI_WINDOW_64.start(),
+        *layout::PCI_WINDOW_64.end(),
+        layout::EXIT_DEVICE.into(),
+        layout::COM1.into(),
+        layout::FW_CFG.into(),
+        layout::ACPI_SLEEP_CONTROL.into(),
+        layout::ACPI_SLEEP_STATUS.into(),
+        layout::ACPI_RESET.into(),
+        layout::PCI_CONFIG.into(),
+        (*layout::PCI_WINDOW_PIO.start()).into(),
+        (*layout::PCI_WINDOW_PIO.end()).into(),
+        boot::BOOT_PARAMS.0,
+        boot::PVH_START_INFO.0,
+    ] {
+        assert!(PAGE.contains(&format!("{address:#x}")), "{address:#x}");
     }
 }

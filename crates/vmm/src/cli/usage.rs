@@ -15,7 +15,7 @@ pub(super) fn explain(error: &clap::Error) -> ExitCode {
             ExitCode::SUCCESS
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            complain("say what to do: run or doctor; 'vm-iommu --help' tells more");
+            complain("say what to do: run, demo or doctor; 'vm-iommu --help' tells more");
             ExitCode::from(exit::CANNOT_START)
         }
         _ => {

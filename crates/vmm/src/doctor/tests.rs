@@ -80,7 +80,7 @@ fn kvm_is_measured_or_the_reason_is_told() {
         Ok(measurement) => {
             let rate = measurement.per_second();
             assert!((100_000..100_000_000_000).contains(&rate), "{rate}");
-            assert!(measurement.elapsed < Duration::from_secs(3));
+            assert!(measurement.elapsed < Duration::from_secs(5));
             assert!(examine().api_version == Some(12));
         }
         Err(error) => {
