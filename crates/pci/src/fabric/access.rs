@@ -87,8 +87,9 @@ impl Fabric {
     pub fn config_port_write(&self, offset: u16, data: &[u8]) {
         if offset < CONFIG_DATA {
             if let (0, Ok(address)) = (offset, <[u8; 4]>::try_from(data)) {
-                // Bits 30:24 and 1:0 are reserved.
-                let address = u32::from_le_bytes(address) & 0x80ff_fffc;
+                // Bits 30:24 are reserved. So are bits 1:0, which hardware drops; bare-metal
+                // programs written for other virtual machines rely on their naming a byte.
+                let address = u32::from_le_bytes(address) & 0x80ff_ffff;
                 self.config_address.store(address, Ordering::Release);
             }
             return;
@@ -101,7 +102,8 @@ impl Fabric {
     /// Where in the ECAM window an access to the data ports leads, and how much of it does.
     fn config_data(&self, offset: u16, len: usize) -> Option<(u64, usize)> {
         let address = self.config_address.load(Ordering::Acquire);
-        let byte = offset.checked_sub(CONFIG_DATA).filter(|byte| *byte < 4)?;
+        let port = offset.checked_sub(CONFIG_DATA).filter(|port| *port < 4)?;
+        let byte = port | (address & 3) as u16;
         if address & CONFIG_ENABLE == 0 {
             return None;
         }

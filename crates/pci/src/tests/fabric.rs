@@ -58,6 +58,11 @@ fn config_ports_reach_what_ecam_reaches() {
     assert_eq!(data[..2], [0x78, 0x56]);
     fabric.config_port_read(7, &mut data[..1]);
     assert_eq!(data[0], 0x56);
+    // The address's own lowest bits name a byte, too.
+    fabric.config_port_write(0, &(address | 2).to_le_bytes());
+    fabric.config_port_read(4, &mut data[..2]);
+    assert_eq!(data[..2], [0x78, 0x56]);
+    fabric.config_port_write(0, &address.to_le_bytes());
     // Past the data ports there is nothing.
     fabric.config_port_read(6, &mut data);
     assert_eq!(data, [0x78, 0x56, 0xff, 0xff]);
