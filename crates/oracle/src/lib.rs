@@ -10,10 +10,12 @@ mod amd_v1;
 mod nested;
 mod page_walk;
 mod second_stage;
+mod vtd_legacy;
 mod x86_64;
 
 pub use amd_v1::AmdV1;
 pub use nested::{NestedRefusal, Stage, nested};
 pub use page_walk::{Access, Entry, Memory, Refusal, Translation, Why};
 pub use second_stage::SecondStage;
+pub use vtd_legacy::{VtdCapabilities, VtdInterrupt, VtdRegisters, vtd_interrupt, vtd_request};
 pub use x86_64::X86_64;

@@ -9,6 +9,7 @@ mod faults;
 mod inspect;
 mod interrupts;
 mod machine;
+mod model;
 mod property;
 mod queue;
 mod state;

@@ -1,5 +1,8 @@
 //! The whole VT-d unit: a guest that writes anything to memory and registers, devices that ask
-//! for anything, and an embedder that works off what is left.
+//! for anything, and an embedder that works off what is left. What the unit answers is compared
+//! with the model.
+
+mod model;
 
 use std::sync::Arc;
 
@@ -11,6 +14,8 @@ use vm_iommu_spec::{Access, Iova, MsiMessage, Pasid, PhysAddr, RequesterId};
 use vm_iommu_vtd::{AddressWidths, Progress, Vtd, VtdConfig};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use model::Model;
+
 /// Bytes of RAM: few, so that arbitrary addresses meet.
 const RAM: u64 = 1 << 20;
 /// More actions than this prove nothing new.
@@ -20,8 +25,8 @@ const STEPS: usize = 4096;
 
 /// Registers that a guest's driver uses, more likely to lead on than arbitrary offsets.
 const REGISTERS: &[u64] = &[
-    0x18, 0x20, 0x28, 0x2c, 0x34, 0x38, 0x3c, 0x40, 0x44, 0x88, 0x90, 0x9c, 0xa0, 0xa4, 0xa8,
-    0xac, 0xb8, 0xf0, 0xf8, 0xfc, 0x22c, 0x23c,
+    0x18, 0x20, 0x28, 0x2c, 0x34, 0x38, 0x3c, 0x40, 0x44, 0x88, 0x90, 0x9c, 0xa0, 0xa4, 0xa8, 0xac,
+    0xb8, 0xf0, 0xf8, 0xfc, 0x22c, 0x23c,
 ];
 
 struct Input<'a>(&'a [u8]);
@@ -59,10 +64,11 @@ struct Machine {
     unit: Arc<Vtd>,
     port: Arc<DmaPort>,
     handle: DmaHandle,
+    model: Model,
 }
 
-/// Performs what `data` encodes. A finding is a panic, a loop that does not end, or an access
-/// outside of memory.
+/// Performs what `data` encodes. A finding is a panic, a loop that does not end, an access
+/// outside of memory, or an answer that is not the model's.
 pub fn vtd_unit(data: &[u8]) {
     let mut input = Input(data);
     let Some(config) = config(&mut input) else {
@@ -121,6 +127,7 @@ fn machine(config: VtdConfig) -> Option<Machine> {
         unit,
         handle: port.handle(),
         port,
+        model: Model::new(&config),
     })
 }
 
@@ -131,6 +138,7 @@ fn act(machine: &mut Machine, input: &mut Input<'_>) -> Option<()> {
         unit,
         port,
         handle,
+        model,
     } = machine;
     let kind = input.byte()?;
     match kind % 16 {
@@ -142,22 +150,24 @@ fn act(machine: &mut Machine, input: &mut Input<'_>) -> Option<()> {
         4 | 5 => {
             let register = REGISTERS[usize::from(input.byte()?) % REGISTERS.len()];
             let len = if kind & 0x10 != 0 { 8 } else { 4 };
-            unit.mmio_write(register, &input.word()?.to_le_bytes()[..len]);
+            model.write(unit, register, &input.word()?.to_le_bytes()[..len]);
         }
         6 => {
             let command = u32::from(input.u16()?) << 16;
-            unit.mmio_write(0x18, &command.to_le_bytes());
+            model.write(unit, 0x18, &command.to_le_bytes());
         }
         7 => {
             let offset = input.word()?;
             let len = usize::from(kind >> 4) % 9;
-            unit.mmio_write(offset, &input.u64()?.to_le_bytes()[..len]);
+            model.write(unit, offset, &input.u64()?.to_le_bytes()[..len]);
             unit.mmio_read(offset, &mut [0; 8][..len]);
         }
         // Devices.
         8 | 9 => {
-            port.set_requester(requester(input)?);
+            let requester = requester(input)?;
+            port.set_requester(requester);
             let address = Iova(input.word()?);
+            model.compare_request(handle, ram, requester, address, kind & 0x10 != 0);
             let len = usize::from(input.u16()?);
             let mut bytes = vec![kind; len];
             let moved = if kind & 0x10 != 0 {
@@ -184,6 +194,7 @@ fn act(machine: &mut Machine, input: &mut Input<'_>) -> Option<()> {
                 address: 0xfee0_0000 | low & 0xf_ffff,
                 data: (low >> 32) as u32,
             };
+            model.compare_interrupt(unit, ram, requester, message);
             let resolved = unit.resolve(requester, message);
             assert_eq!(resolved, unit.remap(requester, message));
         }
