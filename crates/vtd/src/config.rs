@@ -58,6 +58,9 @@ pub struct VtdConfig {
     pub caching_mode: bool,
     /// CAP.RWBF: announces a write buffer that the guest's driver has to flush.
     pub write_buffer_flush: bool,
+    /// CAP.ZLR: reads of no bytes succeed on pages without read permission, as they do in any
+    /// case; the guest's driver then maps what devices only write without read permission.
+    pub zero_length_read: bool,
     /// CAP.ESRTPS.
     pub enhanced_set_root_table: bool,
     /// CAP.ESIRTPS.
@@ -99,6 +102,7 @@ impl Default for VtdConfig {
             maximum_address_mask: Some(18),
             caching_mode: false,
             write_buffer_flush: false,
+            zero_length_read: false,
             enhanced_set_root_table: false,
             enhanced_set_interrupt_table: false,
             fault_records: 8,
@@ -292,6 +296,7 @@ impl VtdConfig {
             .with_caching_mode(self.caching_mode)
             .with_adjusted_widths(self.address_widths.bits())
             .with_maximum_width(self.mgaw() - 1)
+            .with_zero_length_read(self.zero_length_read)
             .with_fault_recording(self.fault_records_offset() >> 4)
             .with_second_stage_large_pages(
                 u8::from(self.two_mib_pages) | u8::from(self.one_gib_pages) << 1,

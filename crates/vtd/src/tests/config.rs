@@ -116,7 +116,7 @@ fn contradictions_are_refused() {
 
 #[test]
 fn every_combination_of_features_makes_a_unit_that_reports_it() {
-    for bits in 0..1_u32 << 11 {
+    for bits in 0..1_u32 << 12 {
         let on = |bit: u32| bits >> bit & 1 != 0;
         let config = VtdConfig {
             caching_mode: on(0),
@@ -130,6 +130,7 @@ fn every_combination_of_features_makes_a_unit_that_reports_it() {
             pass_through: on(8),
             two_mib_pages: on(9),
             one_gib_pages: on(10),
+            zero_length_read: on(11),
             ..VtdConfig::default()
         };
         config.validate().unwrap();
@@ -143,6 +144,7 @@ fn every_combination_of_features_makes_a_unit_that_reports_it() {
             capability.second_stage_large_pages(),
             u8::from(on(9)) | u8::from(on(10)) << 1
         );
+        assert_eq!(capability.zero_length_read(), on(11));
         assert_eq!(extended.coherent(), on(4));
         assert_eq!(extended.device_tlb(), on(5));
         assert_eq!(extended.interrupt_remapping(), on(6));

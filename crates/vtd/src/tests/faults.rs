@@ -471,3 +471,15 @@ fn other_requesters_fault_by_their_own_entries() {
     machine.port.set_requester(requester());
     machine.read_at(0x5000).unwrap();
 }
+
+#[test]
+fn reads_of_no_bytes_succeed_whatever_the_permissions() {
+    let config = VtdConfig {
+        zero_length_read: true,
+        ..VtdConfig::default()
+    };
+    let machine = Machine::translating(config, 4);
+    machine.map(0x5000, 0x20_0000, 12, SecondStageEntry::WRITE);
+    machine.port.handle().read(Iova(0x5000), &mut []).unwrap();
+    assert!(machine.records().is_empty());
+}
