@@ -199,6 +199,10 @@ pub struct VtdOptions {
     pub caches: bool,
     /// `fault-records=N`: number of fault recording registers, 1 to 256.
     pub fault_records: u16,
+    /// `ioapic-source=ID`: who the I/O APIC's interrupts come from, as bus, device and function
+    /// in 16 bits; the ACPI table tells the guest. A program that does not read the table may
+    /// expect the device whose wire it uses.
+    pub ioapic_source: u16,
 }
 
 impl Default for VtdOptions {
@@ -211,6 +215,7 @@ impl Default for VtdOptions {
             pass_through: true,
             caches: true,
             fault_records: 8,
+            ioapic_source: layout::IOAPIC_SOURCE_ID,
         }
     }
 }

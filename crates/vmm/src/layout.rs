@@ -20,8 +20,9 @@ pub const ECAM: RangeInclusive<u64> = 0xe000_0000..=0xefff_ffff;
 pub const IOAPIC: u64 = 0xfec0_0000;
 /// I/O APIC identifier, as the MADT and the DMAR table name it.
 pub const IOAPIC_ID: u8 = 0;
-/// Where the I/O APIC issues its interrupts from: 0000:ff:00.0, named in the DMAR table's scope.
-pub const IOAPIC_SOURCE: (u8, u8) = (0xff, 0);
+/// Source id of the I/O APIC's interrupts unless the configuration says otherwise: 0000:ff:00.0,
+/// named in the DMAR table's scope.
+pub const IOAPIC_SOURCE_ID: u16 = 0xff00;
 /// The VT-d unit's registers, 4 KiB.
 pub const VTD: u64 = 0xfed9_0000;
 /// Local APIC registers.

@@ -114,6 +114,7 @@ pub(super) struct RunArguments {
     ///   pass-through=on    context entries that let requests through untranslated
     ///   caches=on          whether the unit keeps translations
     ///   fault-records=8    number of fault recording registers, 1 to 256
+    ///   ioapic-source=0xff00   source id of the I/O APIC's interrupts: bus, device, function
     #[arg(
         long,
         value_name = "UNIT[,OPTION=VALUE]...",

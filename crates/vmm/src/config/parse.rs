@@ -75,6 +75,7 @@ fn vtd(words: Vec<String>) -> Result<VtdOptions, ConfigError> {
             "pass-through",
             "caches",
             "fault-records",
+            "ioapic-source",
         ],
     )?;
     let default = VtdOptions::default();
@@ -102,6 +103,9 @@ fn vtd(words: Vec<String>) -> Result<VtdOptions, ConfigError> {
         fault_records: options
             .number("fault-records", "1 to 256", |n| (1..=256).contains(&n))?
             .map_or(default.fault_records, |n| n as u16),
+        ioapic_source: options
+            .number("ioapic-source", "a 16-bit source id", |id| id <= 0xffff)?
+            .map_or(default.ioapic_source, |id| id as u16),
     })
 }
 

@@ -73,7 +73,7 @@ fn a_unit_is_none_or_vtd_with_its_options() {
             })),
         ),
         (
-            "vtd,intremap=off,caching-mode=on,pass-through=off,caches=off,fault-records=256",
+            "vtd,intremap=off,caching-mode=on,pass-through=off,caches=off,fault-records=256,ioapic-source=0x8",
             Ok(IommuConfig::Vtd(VtdOptions {
                 intremap: false,
                 eim: false,
@@ -81,6 +81,7 @@ fn a_unit_is_none_or_vtd_with_its_options() {
                 pass_through: false,
                 caches: false,
                 fault_records: 256,
+                ioapic_source: 8,
                 ..default
             })),
         ),
@@ -125,9 +126,13 @@ fn a_unit_is_none_or_vtd_with_its_options() {
             Err("vtd: fault-records=+8 is not usable; fault-records is 1 to 256"),
         ),
         (
+            "vtd,ioapic-source=65536",
+            Err("vtd: ioapic-source=65536 is not usable; ioapic-source is a 16-bit source id"),
+        ),
+        (
             "vtd,width=48",
             Err(
-                "vtd has no option \"width\"; it has: aw, intremap, eim, caching-mode, pass-through, caches, fault-records",
+                "vtd has no option \"width\"; it has: aw, intremap, eim, caching-mode, pass-through, caches, fault-records, ioapic-source",
             ),
         ),
     ] {

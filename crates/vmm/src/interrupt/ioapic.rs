@@ -70,12 +70,11 @@ pub struct IoApic {
 }
 
 impl IoApic {
-    /// An I/O APIC after reset: all pins masked.
-    pub fn new(sink: Arc<dyn PinSink>) -> Arc<Self> {
-        let (bus, devfn) = layout::IOAPIC_SOURCE;
+    /// An I/O APIC after reset: all pins masked. Its messages come from `requester`.
+    pub fn new(requester: RequesterId, sink: Arc<dyn PinSink>) -> Arc<Self> {
         Arc::new(Self {
             sink,
-            requester: RequesterId::from_devfn(0, bus, devfn),
+            requester,
             state: Mutex::new(State {
                 select: 0,
                 id: u32::from(layout::IOAPIC_ID) << 24,

@@ -148,7 +148,10 @@ fn the_serial_port_takes_what_fits_and_says_when_there_is_room_again() {
     use vm_device::bus::MmioAddress;
 
     let edges = Arc::new(Edges::default());
-    let apic = IoApic::new(Arc::clone(&edges) as _);
+    let apic = IoApic::new(
+        RequesterId::from_source_id(0, layout::IOAPIC_SOURCE_ID),
+        Arc::clone(&edges) as _,
+    );
     let write = |register: u32, value: u32| {
         apic.mmio_write(MmioAddress(layout::IOAPIC), 0, &register.to_le_bytes());
         apic.mmio_write(MmioAddress(layout::IOAPIC), 0x10, &value.to_le_bytes());

@@ -42,6 +42,7 @@ impl Machine {
             }
             Served::All | Served::Nobody => None,
         };
-        Some(unit::table(unit, served.as_deref()))
+        let ioapic = unit::ioapic_source(self.config.iommu.vtd());
+        Some(unit::table(unit, ioapic, served.as_deref()))
     }
 }

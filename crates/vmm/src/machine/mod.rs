@@ -70,7 +70,10 @@ impl Machine {
         let vcpus = processors::make(&vm, &config)?;
         let apics = LocalApics::new(Arc::clone(&vm));
         let router = MsiRouter::new(Arc::clone(&vm), Arc::clone(&apics))?;
-        let ioapic = IoApic::new(Arc::clone(&router) as _);
+        let ioapic = IoApic::new(
+            unit::ioapic_source(config.iommu.vtd()),
+            Arc::clone(&router) as _,
+        );
 
         let epochs = Arc::new(Epochs::default());
         let unit = match config.iommu.vtd() {

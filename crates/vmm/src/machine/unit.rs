@@ -50,13 +50,18 @@ pub(super) fn make(
     )?)
 }
 
-/// The DMAR table. `served` lists the functions behind the unit, or is `None` if all are.
-pub(super) fn table(unit: &Vtd, served: Option<&[RequesterId]>) -> Vec<u8> {
+/// Who the I/O APIC's interrupts come from.
+pub(super) fn ioapic_source(options: Option<&VtdOptions>) -> RequesterId {
+    let id = options.map_or(layout::IOAPIC_SOURCE_ID, |options| options.ioapic_source);
+    RequesterId::from_source_id(0, id)
+}
+
+/// The DMAR table. `ioapic` is where the I/O APIC's interrupts come from; `served` lists the functions behind the unit, or is `None` if all are.
+pub(super) fn table(unit: &Vtd, ioapic: RequesterId, served: Option<&[RequesterId]>) -> Vec<u8> {
     let config = unit.config();
-    let (bus, devfn) = layout::IOAPIC_SOURCE;
     let ioapic = Scope::IoApic {
         id: layout::IOAPIC_ID,
-        requester: RequesterId::from_devfn(0, bus, devfn),
+        requester: ioapic,
     };
     let functions = served.unwrap_or_default().iter();
     let scopes = functions

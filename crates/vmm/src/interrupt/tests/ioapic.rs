@@ -46,7 +46,13 @@ impl Recorder {
 
 fn apic() -> (Arc<IoApic>, Arc<Recorder>) {
     let recorder = Arc::new(Recorder::default());
-    (IoApic::new(Arc::clone(&recorder) as _), recorder)
+    (
+        IoApic::new(
+            RequesterId::from_source_id(0, layout::IOAPIC_SOURCE_ID),
+            Arc::clone(&recorder) as _,
+        ),
+        recorder,
+    )
 }
 
 fn write(apic: &IoApic, register: u8, value: u32) {
