@@ -76,6 +76,8 @@ struct Side {
     vmm: &'static str,
     runs: Vec<Times>,
     median: Times,
+    /// The least of each time: what the machine's other work disturbed least.
+    best: Times,
     /// The longest silences in the kernel's log, in seconds, with the line before each.
     gaps: Vec<String>,
     /// What the VMM itself reported, or null.
@@ -238,13 +240,10 @@ fn side(vmm: Vmm, results: &[JobResult], folder: &Path) -> Result<Side> {
         .filter(|result| result.name.starts_with(&rounds))
         .map(times)
         .collect::<Result<_>>()?;
-    let middle = |pick: fn(&Times) -> f64| median(runs.iter().map(pick).collect());
-    let median = Times {
-        kernel_ms: middle(|t| t.kernel_ms),
-        userspace_ms: middle(|t| t.userspace_ms),
-        done_ms: middle(|t| t.done_ms),
-        poweroff_ms: middle(|t| t.poweroff_ms),
-    };
+    let median = summary(&runs, median);
+    let best = summary(&runs, |values| {
+        values.into_iter().fold(f64::INFINITY, f64::min)
+    });
     let profile = format!("{}-profile", vmm.label());
     let profile = results.iter().find(|result| result.name == profile);
     let gaps = profile
@@ -261,9 +260,21 @@ fn side(vmm: Vmm, results: &[JobResult], folder: &Path) -> Result<Side> {
         vmm: vmm.label(),
         runs,
         median,
+        best,
         gaps,
         report: report.unwrap_or(Value::Null),
     })
+}
+
+/// Each time on its own, made one number of all runs by `pick`.
+fn summary(runs: &[Times], pick: impl Fn(Vec<f64>) -> f64) -> Times {
+    let of = |part: fn(&Times) -> f64| pick(runs.iter().map(part).collect());
+    Times {
+        kernel_ms: of(|t| t.kernel_ms),
+        userspace_ms: of(|t| t.userspace_ms),
+        done_ms: of(|t| t.done_ms),
+        poweroff_ms: of(|t| t.poweroff_ms),
+    }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -292,18 +303,24 @@ fn print_sides(ours: &Side, theirs: &Side) {
     ];
     let head = ["median of the rounds", "vm-iommu", "qemu", "ratio"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let mut row = |name: String, a: f64, b: f64| {
+        let ratio = if b > 0.0 {
+            format!("{:.2}", a / b)
+        } else {
+            "-".to_owned()
+        };
+        let cells = [format!("{:.2} s", a / 1e3), format!("{:.2} s", b / 1e3)];
+        rows.push([vec![name], cells.to_vec(), vec![ratio]].concat());
+    };
     for (name, pick) in phases.into_iter().chain(totals) {
-        let (a, b) = (pick(&ours.median), pick(&theirs.median));
-        rows.push(vec![
-            name.to_owned(),
-            format!("{:.2} s", a / 1e3),
-            format!("{:.2} s", b / 1e3),
-            if b > 0.0 {
-                format!("{:.2}", a / b)
-            } else {
-                "-".to_owned()
-            },
-        ]);
+        row(name.to_owned(), pick(&ours.median), pick(&theirs.median));
+    }
+    for (name, pick) in totals {
+        row(
+            format!("{name}, best"),
+            pick(&ours.best),
+            pick(&theirs.best),
+        );
     }
     println!("\n{}", table(&rows));
     for side in [ours, theirs] {
@@ -316,6 +333,13 @@ fn print_sides(ours: &Side, theirs: &Side) {
             println!("  {time:>9} s after: {}", line.trim());
         }
         println!();
+    }
+    if let Some(times) = ours.report.get("times_ms").and_then(Value::as_object) {
+        let times: Vec<String> = times
+            .iter()
+            .filter_map(|(name, at)| Some(format!("{name} {:.0} ms", at.as_f64()?)))
+            .collect();
+        println!("vm-iommu, by its own clock: {}\n", times.join(", "));
     }
     if let Some(exits) = ours.report.get("exits").and_then(Value::as_object) {
         let mut exits: Vec<(&String, u64)> = exits
