@@ -126,9 +126,4 @@ impl StopSwitch {
             let _ = self.0.event.read();
         }
     }
-
-    /// The eventfd that becomes readable when the switch is thrown.
-    pub(crate) fn event(&self) -> &EventFd {
-        &self.0.event
-    }
 }
