@@ -2,7 +2,7 @@
 
 use acpi_tables::aml::{
     self, AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, IO, Interrupt, Local,
-    Memory32Fixed, Method, Name, Package, Path, ResourceTemplate, Scope,
+    Memory32Fixed, Method, Name, Package, PackageBuilder, Path, ResourceTemplate, Scope,
 };
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
@@ -119,6 +119,8 @@ fn pci_host_bridge(sink: &mut dyn AmlSink) {
         vec![&status_field, &if_pci, &otherwise, &answer],
     );
 
+    let routing = Name::new(Path::new("_PRT"), &interrupt_routing());
+
     Device::new(
         Path::new("PCI0"),
         vec![
@@ -128,10 +130,31 @@ fn pci_host_bridge(sink: &mut dyn AmlSink) {
             &number("_BBN", 0),
             &number("_UID", 0),
             &resources,
+            &routing,
             &osc,
         ],
     )
     .to_aml_bytes(sink);
+}
+
+/// Which I/O APIC input each device's INTA to INTD reaches (ACPI 6.5, 6.2.13): the lines rotate
+/// with the device number, as the fabric wires them.
+fn interrupt_routing() -> PackageBuilder {
+    let inputs = layout::INTX_PINS;
+    let mut routing = PackageBuilder::new();
+    for device in 0..32_usize {
+        for pin in 0..inputs.len() {
+            let input = u32::from(inputs[(device + pin) % inputs.len()]);
+            let every_function = (device as u32) << 16 | 0xffff;
+            let mut route = PackageBuilder::new();
+            route.add_element(&every_function);
+            route.add_element(&(pin as u8));
+            route.add_element(&aml::ZERO);
+            route.add_element(&input);
+            routing.add_element(&route);
+        }
+    }
+    routing
 }
 
 /// What is spoken for: the ECAM window, which Linux uses only if it finds it here or in the

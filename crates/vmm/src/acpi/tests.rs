@@ -214,6 +214,20 @@ fn the_dsdt_names_every_device_but_not_the_unit() {
 }
 
 #[test]
+fn wired_interrupts_rotate_with_the_device_number() {
+    let dsdt = &machine(1)["DSDT"];
+    // A package of four: the address of all functions, the pin, no source, the input.
+    for (route, times) in [
+        (&b"\x0c\xff\xff\x01\x00\x00\x00\x0a\x11"[..], 1),
+        (b"\x0c\xff\xff\x01\x00\x01\x00\x0a\x12", 1),
+        (b"\x0c\xff\xff\x03\x00\x01\x00\x0a\x10", 1),
+        (b"\x0c\xff\xff\x1f\x00\x0a\x03\x00\x0a\x12", 1),
+    ] {
+        assert_eq!(count(dsdt, route), times, "{route:x?}");
+    }
+}
+
+#[test]
 fn every_cpu_the_configuration_allows_fits() {
     let most = crate::config::MachineConfig::MAX_CPUS;
     let found = count(&machine(most)["DSDT"], b"ACPI0007");
