@@ -5,8 +5,11 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use vm_iommu_dma::MsiSink;
+use vm_iommu_spec::{MsiMessage, RequesterId};
 use vm_iommu_vmm::boot::{self, Entry, Protocol};
 use vm_iommu_vmm::config::{IommuConfig, MachineConfig};
+use vm_iommu_vmm::interrupt::Messages;
 use vm_iommu_vmm::io::Console;
 use vm_iommu_vmm::kvm::KvmError;
 use vm_iommu_vmm::machine::{Ending, Machine, MachineError, Outcome};
@@ -51,12 +54,20 @@ impl Write for Screen {
 
 /// A machine about to run `payload`; `None`, said on standard error, where there is no KVM.
 fn machine(cpus: u16, protocol: Protocol, payload: &[u8]) -> Option<(Machine, Screen)> {
-    let screen = Screen::default();
     let config = MachineConfig {
         cpus,
         iommu: IommuConfig::None,
         ..MachineConfig::default()
     };
+    machine_of(config, protocol, payload)
+}
+
+fn machine_of(
+    config: MachineConfig,
+    protocol: Protocol,
+    payload: &[u8],
+) -> Option<(Machine, Screen)> {
+    let screen = Screen::default();
     let machine = match Machine::new(config, Console::writer(screen.clone())) {
         Ok(machine) => machine,
         Err(MachineError::Kvm(
@@ -131,6 +142,39 @@ fn the_io_apic_delivers_edges_and_levels_and_hears_of_the_end_of_a_level() {
 }
 
 #[test]
+fn a_vectors_event_reaches_the_processor_through_its_route() {
+    let payload = payload!(payload_msi, payload_msi_end);
+    let Some((machine, screen)) = machine(1, Protocol::Linux64, payload) else {
+        return;
+    };
+    let vector = Messages::remapped(Arc::clone(machine.router())).vector();
+    let message = MsiMessage {
+        address: 0xfee0_0000,
+        data: 0x40,
+    };
+    let requester = RequesterId::from_devfn(0, 0, 8);
+    vector.configure(Some((requester, message)));
+    let stop = machine.stop_switch().clone();
+    let sender = std::thread::spawn(move || {
+        let limit = Instant::now() + Duration::from_secs(30);
+        while screen.text() != "R" && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        vector.signal();
+        while !stop.is_thrown() && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        stop.stop(Ending::Interrupted);
+        screen.text()
+    });
+    let outcome = machine.run().unwrap();
+    assert_eq!(sender.join().unwrap(), "RM");
+    assert_eq!(outcome.ending, Ending::ExitDevice { value: 0 });
+    let interrupts = outcome.report.interrupts;
+    assert_eq!((interrupts.routed, interrupts.delivered), (1, 0));
+}
+
+#[test]
 fn a_second_processor_starts_and_knows_its_number() {
     let Some((outcome, _)) = run(2, Protocol::Pvh, payload!(payload_smp, payload_smp_end)) else {
         return;
@@ -160,11 +204,23 @@ fn power_goes_off_after_what_nobody_answers_read_as_ones() {
 }
 
 #[test]
-fn a_machine_stops_from_outside_and_leaves_no_thread() {
+fn a_machine_stops_from_outside_and_leaves_nothing_behind() {
+    let mut disk = tempfile::NamedTempFile::new().unwrap();
+    disk.write_all(&[0; 4096]).unwrap();
+    let path = disk.path().display();
+    let devices = [format!("virtio-blk,path={path}"), "edu".to_owned()];
+    let config = MachineConfig {
+        cpus: 4,
+        iommu: "vtd".parse().unwrap(),
+        devices: devices.map(|text| text.parse().unwrap()).to_vec(),
+        ..MachineConfig::default()
+    };
     // An endless loop.
-    let Some((machine, _)) = machine(4, Protocol::Pvh, &[0xeb, 0xfe]) else {
+    let Some((machine, _)) = machine_of(config, Protocol::Pvh, &[0xeb, 0xfe]) else {
         return;
     };
+    let vm = Arc::downgrade(machine.vm());
+    let fabric = Arc::downgrade(machine.fabric());
     let stop = machine.stop_switch().clone();
     let stopper = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(50));
@@ -173,10 +229,15 @@ fn a_machine_stops_from_outside_and_leaves_no_thread() {
     let outcome = machine.run().unwrap();
     stopper.join().unwrap();
     assert_eq!(outcome.ending, Ending::Interrupted);
+    assert_eq!((vm.strong_count(), fabric.strong_count()), (0, 0));
     let left = std::fs::read_dir("/proc/self/task")
         .unwrap()
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
-        .filter(|name| name.starts_with("vcpu"));
+        .filter(|name| {
+            ["vcpu", "vtd", "virtio"]
+                .iter()
+                .any(|own| name.starts_with(own))
+        });
     // Other tests of this process run machines too; nextest gives each its own process.
     if std::env::var_os("NEXTEST").is_some() {
         assert_eq!(left.count(), 0);

@@ -128,6 +128,52 @@ finish:
     iretq
 payload_ioapic_end:
 
+# Waits for an interrupt that somebody else sends: says that it is ready, then what it took.
+.globl payload_msi
+.globl payload_msi_end
+payload_msi:
+    movl $STACK, %esp
+    movl $0x40, %ebx
+    movl $(msi_handler - payload_msi + BASE), %eax
+    call 4f
+    subq $16, %rsp
+    movw $0xfff, (%rsp)
+    movq $IDT, 2(%rsp)
+    lidt (%rsp)
+    movl $0xfee000f0, %edi
+    movl $0x1ff, (%rdi)
+    xorl %ebp, %ebp
+    sti
+    movw $0x3f8, %dx
+    movb $'R', %al
+    outb %al, %dx
+1:  testl $1, %ebp
+    jz 1b
+    movw $0xf4, %dx
+    xorl %eax, %eax
+    outl %eax, %dx
+2:  hlt
+    jmp 2b
+4:  shll $4, %ebx
+    addl $IDT, %ebx
+    movw %ax, (%rbx)
+    movl %cs, %ecx
+    movw %cx, 2(%rbx)
+    movw $0x8e00, 4(%rbx)
+    shrl $16, %eax
+    movw %ax, 6(%rbx)
+    movq $0, 8(%rbx)
+    ret
+msi_handler:
+    orl $1, %ebp
+    movw $0x3f8, %dx
+    movb $'M', %al
+    outb %al, %dx
+    movl $0xfee000b0, %edi
+    movl $0, (%rdi)
+    iretq
+payload_msi_end:
+
 .code32
 # Starts the second processor, which ends the machine with its APIC ID from CPUID leaf 0xb.
 .globl payload_smp
