@@ -41,7 +41,7 @@ pub(crate) struct Runner {
     pub(crate) command: Option<(Pending, Drain)>,
     /// The wait at the head of the queue, until older accesses ended.
     wait: Option<(Queue, Wait, Drain)>,
-    /// Translations were invalidated since the last drain began.
+    /// Translations or interrupt entries were invalidated since the last drain began.
     undrained: bool,
     /// Interrupt entries were invalidated since routes were last resolved.
     unrouted: bool,
@@ -237,6 +237,8 @@ impl Vtd {
             Descriptor::InterruptEntry(range) => {
                 self.irtes.invalidate(*range);
                 runner.unrouted = true;
+                // An interrupt that a device raises within an epoch is an access in flight too.
+                runner.undrained = true;
             }
             Descriptor::DeviceTlb { source, range } => {
                 match self.device_tlb(*source) {

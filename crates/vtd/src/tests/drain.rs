@@ -297,3 +297,14 @@ impl RouteSink for Refresher {
         let _ = self.0.unit.resolve(requester(), message);
     }
 }
+
+#[test]
+fn an_interrupt_invalidation_waits_for_what_devices_do_within_an_epoch() {
+    let machine = mapped();
+    let mut handle = machine.port.handle();
+    let session = handle.session();
+    assert!(!machine.invalidate(&[[raw::InterruptEntryInvalidate::new().into_bits(), 0]]));
+    drop(session);
+    machine.step_until_idle();
+    assert!(machine.waited());
+}
