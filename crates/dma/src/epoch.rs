@@ -104,7 +104,7 @@ impl EpochSlot {
         self.state.store(PARKED, Ordering::Release);
     }
 
-    fn is_parked(&self) -> bool {
+    pub(crate) fn is_parked(&self) -> bool {
         self.state.load(Ordering::Acquire) == PARKED
     }
 

@@ -24,23 +24,27 @@
 //! ```
 #![deny(missing_docs)]
 
+mod acknowledge;
 mod barrier;
 mod epoch;
 mod handle;
 mod interrupt;
 mod iotlb;
 mod memory;
+mod observer;
 mod port;
 mod remapper;
 mod session;
 mod space;
 mod sync;
 
+pub use acknowledge::{Acknowledgement, Awaited};
 pub use epoch::{Drain, EpochSlot, Epochs};
 pub use handle::{DmaHandle, Partial};
 pub use interrupt::{DiscardMsi, InterruptRemapper, MsiSink, MsiVector, RouteSink};
 pub use iotlb::{FillToken, Iotlb, IotlbConfig, IotlbCounters, IotlbEntry};
 pub use memory::{GuestRam, HostRange, OutputSpace};
+pub use observer::{Mapping, MappingObserver, Observation};
 pub use port::{DmaPort, Upstream};
 pub use remapper::{DeviceTlb, DmaRemapper, Translation};
 pub use session::{DmaSession, Slices, UntilError};

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use vm_iommu_spec::{FaultReason, MsiMessage, Pasid, RequesterId};
 
+use crate::observer::{EVERYTHING, Observers};
 use crate::{DiscardMsi, DmaHandle, DmaRemapper, Epochs, MsiSink, OutputSpace};
 
 /// What lies upstream of a function: the memory its requests reach, and the unit on the way.
@@ -43,6 +44,7 @@ pub struct DmaPort {
     upstream: Upstream,
     /// All that an access must know, in one word: it changes as a whole.
     word: AtomicU64,
+    observers: Observers,
 }
 
 impl DmaPort {
@@ -51,6 +53,7 @@ impl DmaPort {
         Arc::new(Self {
             upstream,
             word: AtomicU64::new(NO_BUS_MASTER),
+            observers: Observers::default(),
         })
     }
 
@@ -71,7 +74,10 @@ impl DmaPort {
 
     /// Sets who the function is: the bus number is live, and moves when a bridge is renumbered.
     pub fn set_requester(&self, requester: RequesterId) {
-        self.update(u64::from(u32::MAX), requester.raw().into());
+        let before = self.update(u64::from(u32::MAX), requester.raw().into());
+        if before as u32 != requester.raw() {
+            self.observers.unmapped(&EVERYTHING);
+        }
     }
 
     /// Sets the Bus Master Enable bit. After it was cleared, no request is in flight.
@@ -79,7 +85,7 @@ impl DmaPort {
         if enabled {
             self.update(NO_BUS_MASTER, 0);
         } else if self.update(NO_BUS_MASTER, NO_BUS_MASTER) & NO_BUS_MASTER == 0 {
-            self.upstream.epochs.drain().wait();
+            self.settle();
         }
     }
 
@@ -87,7 +93,18 @@ impl DmaPort {
     /// returns when none is in flight. The caller must not be inside an epoch.
     pub fn stop(&self) {
         self.update(STOPPED, STOPPED);
+        self.settle();
+    }
+
+    /// Waits until no request is in flight, those of observers included.
+    fn settle(&self) {
+        self.observers.unmapped(&EVERYTHING);
         self.upstream.epochs.drain().wait();
+    }
+
+    /// Those who follow what the function may use.
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     /// Lets the function issue requests again.

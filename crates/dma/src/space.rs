@@ -7,27 +7,39 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use vm_iommu_spec::DomainId;
 
+use crate::observer::{EVERYTHING, Observers};
+
 /// The tag under which a domain's translations are cached.
 ///
 /// A unit keeps one for each domain identifier in use. Giving it a fresh value
 /// ([`Iotlb::invalidate_tag`](crate::Iotlb::invalidate_tag)) makes everything cached under the old
 /// one unreachable at once.
 #[derive(Debug)]
-pub struct Tag(AtomicU64);
+pub struct Tag {
+    value: AtomicU64,
+    observers: Observers,
+}
 
 impl Tag {
     pub(crate) fn new(value: u64) -> Self {
-        Self(AtomicU64::new(value))
+        Self {
+            value: AtomicU64::new(value),
+            observers: Observers::default(),
+        }
     }
 
     /// The current value.
     #[inline]
     pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Acquire)
+        self.value.load(Ordering::Acquire)
     }
 
     pub(crate) fn set(&self, value: u64) {
-        self.0.store(value, Ordering::SeqCst);
+        self.value.store(value, Ordering::SeqCst);
+    }
+
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.observers
     }
 }
 
@@ -37,6 +49,7 @@ pub struct Space {
     stale: AtomicBool,
     domain: DomainId,
     tag: Arc<Tag>,
+    observers: Observers,
     context: Box<dyn Any + Send + Sync>,
 }
 
@@ -48,6 +61,7 @@ impl Space {
             stale: AtomicBool::new(false),
             domain,
             tag,
+            observers: Observers::default(),
             context: Box::new(context),
         })
     }
@@ -75,8 +89,16 @@ impl Space {
     }
 
     /// Marks the entry invalidated. Accesses that began before may still use it; drain them.
+    /// Observers are told that nothing is mapped any more.
     pub fn invalidate(&self) {
         self.stale.store(true, Ordering::SeqCst);
+        self.observers.unmapped(&EVERYTHING);
+    }
+}
+
+impl Space {
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.observers
     }
 }
 

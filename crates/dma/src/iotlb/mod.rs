@@ -13,6 +13,7 @@ use vm_iommu_spec::{Access, Iova};
 
 use self::set::{Key, Set};
 use crate::Tag;
+use crate::observer::{EVERYTHING, Observers};
 use crate::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -107,6 +108,7 @@ pub struct Iotlb {
     next_tag: AtomicU64,
     evictions: AtomicU64,
     users: Mutex<Users>,
+    observers: Observers,
 }
 
 #[derive(Default)]
@@ -132,6 +134,7 @@ impl Iotlb {
             next_tag: AtomicU64::new(1),
             evictions: AtomicU64::new(0),
             users: Mutex::default(),
+            observers: Observers::default(),
         })
     }
 
@@ -219,17 +222,20 @@ impl Iotlb {
             self.sets.iter().for_each(|set| set.remove(|_| true));
         }
         self.generation.store(next, Ordering::SeqCst);
+        self.observers.unmapped(&EVERYTHING);
     }
 
     /// Drops everything cached under `tag`.
     pub fn invalidate_tag(&self, tag: &Tag) {
         self.begin_invalidation();
         tag.set(self.fresh_tag());
+        tag.observers().unmapped(&EVERYTHING);
     }
 
     /// Drops every page cached under `tag` that holds an address from `first` to `last`.
     pub fn invalidate_range(&self, tag: &Tag, first: Iova, last: Iova) {
         self.begin_invalidation();
+        tag.observers().unmapped(&(first..=last));
         let tag = tag.value();
         let overlaps = |key: Key| {
             let (page, page_shift) = page_of(key);
@@ -284,6 +290,11 @@ impl Iotlb {
         users.past.1 += lookups.misses.load(Ordering::Relaxed);
         drop(lookups);
         users.live.retain(|user| user.strong_count() > 0);
+    }
+
+    /// Those whom every invalidation of the whole cache concerns.
+    pub(crate) fn observers(&self) -> &Observers {
+        &self.observers
     }
 
     fn begin_invalidation(&self) {

@@ -4,5 +4,6 @@ mod epoch;
 mod handle;
 mod iotlb;
 mod memory;
+mod observer;
 mod remapper;
 mod session;
