@@ -109,6 +109,7 @@ impl AmdV1 {
 
 impl Format for AmdV1 {
     const DENIALS: u64 = 0;
+    const MAX_LEVEL: u8 = 6;
 
     #[inline(always)]
     fn root_level(&self) -> u8 {
@@ -124,8 +125,13 @@ impl Format for AmdV1 {
     }
 
     #[inline(always)]
+    fn is_present(&self, entry: u64) -> bool {
+        entry & Entry::PRESENT != 0
+    }
+
+    #[inline(always)]
     fn decode(&self, level: u8, entry: u64, address: u64) -> Result<Next, Reason> {
-        if entry & Entry::PRESENT == 0 {
+        if !self.is_present(entry) {
             return Err(Reason::NotPresent);
         }
         let next_level = (entry >> Entry::NEXT_LEVEL_SHIFT) as u8 & 7;

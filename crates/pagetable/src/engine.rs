@@ -17,7 +17,8 @@ pub struct Position {
     pub(crate) table: u64,
     /// The level of the table's entries, 1 for the lowest.
     pub(crate) level: u8,
-    /// The bitwise and of the entries above, after [`Format::DENIALS`] are inverted.
+    /// The bitwise and of the entries above, after [`Format::DENIALS`] are inverted and flags
+    /// are set.
     pub(crate) rights: u64,
 }
 
@@ -86,12 +87,17 @@ pub enum Next {
 pub trait Format {
     /// Entry bits that forbid when set. Other bits permit when set, if they concern permission.
     const DENIALS: u64;
+    /// The largest level that tables may have, at most 6.
+    const MAX_LEVEL: u8;
 
     /// The level of the root table's entries.
     fn root_level(&self) -> u8;
 
     /// Whether the tables translate `address` at all, and serve such an access.
     fn check(&self, address: u64, access: Access) -> Result<(), Reason>;
+
+    /// Whether an entry is present; otherwise its other bits mean nothing.
+    fn is_present(&self, entry: u64) -> bool;
 
     /// Decodes and checks an entry of `level`, but for permissions.
     fn decode(&self, level: u8, entry: u64, address: u64) -> Result<Next, Reason>;
@@ -191,6 +197,9 @@ fn translate_slowly<F: Format + ?Sized, T: Tables>(
 }
 
 /// The translation, if there is one and no flag is to be set for it.
+///
+/// One step for each level, written out: what depends on the level alone is then known to the
+/// compiler, which makes the walk half as long.
 #[inline(always)]
 fn granted<F: Format + ?Sized, T: Tables>(
     format: &F,
@@ -198,38 +207,79 @@ fn granted<F: Format + ?Sized, T: Tables>(
     start: Position,
     request: Request,
 ) -> Option<Translation> {
-    let Request {
-        address, access, ..
-    } = request;
-    format.check(address, access).ok()?;
-    let Position {
-        mut table,
-        mut level,
-        mut rights,
-    } = start;
-    let mut flags = u64::MAX;
-    loop {
-        let entry = tables
-            .load(level, entry_address(table, level, address))
-            .ok()?;
-        rights &= entry ^ F::DENIALS;
-        flags &= entry;
+    format.check(request.address, request.access).ok()?;
+    let mut at = Progress { position: start };
+    let mut page = None;
+    if at.position.level == 6 && F::MAX_LEVEL >= 6 {
+        page = at.step(format, tables, 6, request.address)?;
+    }
+    if at.position.level == 5 && F::MAX_LEVEL >= 5 && page.is_none() {
+        page = at.step(format, tables, 5, request.address)?;
+    }
+    if at.position.level == 4 && page.is_none() {
+        page = at.step(format, tables, 4, request.address)?;
+    }
+    if at.position.level == 3 && page.is_none() {
+        page = at.step(format, tables, 3, request.address)?;
+    }
+    if at.position.level == 2 && page.is_none() {
+        page = at.step(format, tables, 2, request.address)?;
+    }
+    if at.position.level == 1 && page.is_none() {
+        page = at.step(format, tables, 1, request.address)?;
+    }
+    let Page {
+        address: page,
+        shift,
+        entry,
+    } = page?;
+    let rights = at.position.rights;
+    let writes = request.access.writes();
+    // What all entries permit also tells which flags all of them have.
+    let missing = format.flags(false, false) & !rights | format.flags(true, writes) & !entry;
+    if missing != 0 || format.refusal(rights, request.access).is_some() {
+        return None;
+    }
+    Some(translation(format, request, rights, entry, page, shift))
+}
+
+/// The page that a walk ended at.
+#[derive(Clone, Copy)]
+struct Page {
+    address: u64,
+    shift: u8,
+    entry: u64,
+}
+
+/// How far a walk has come.
+struct Progress {
+    position: Position,
+}
+
+impl Progress {
+    /// Reads the entry of `level`, the position's, and moves on or yields the page.
+    #[inline(always)]
+    fn step<F: Format + ?Sized, T: Tables>(
+        &mut self,
+        format: &F,
+        tables: &T,
+        level: u8,
+        address: u64,
+    ) -> Option<Option<Page>> {
+        let place = entry_address(self.position.table, level, address);
+        let entry = tables.load(level, place).ok()?;
+        self.position.rights &= entry ^ F::DENIALS;
         match format.decode(level, entry, address).ok()? {
-            Next::Table {
-                address,
-                level: below,
-            } => (table, level) = (address, below),
-            Next::Page {
-                address: page,
-                shift,
-            } => {
-                let missing = format.flags(false, false) & !flags
-                    | format.flags(true, access.writes()) & !entry;
-                if missing != 0 || format.refusal(rights, access).is_some() {
-                    return None;
-                }
-                return Some(translation(format, request, rights, entry, page, shift));
+            Next::Table { address, level } => {
+                self.position.table = address;
+                self.position.level = level;
+                Some(None)
             }
+            Next::Page { address, shift } => Some(Some(Page {
+                address,
+                shift,
+                entry,
+            })),
         }
     }
 }
@@ -426,7 +476,8 @@ fn denied<F: Format + ?Sized>(
     fault
 }
 
-/// The positions below `start` that a walk passed, which a paging-structure cache may hold.
+/// The positions below `start` that a walk passed and set flags in, which a paging-structure
+/// cache may hold.
 pub(crate) fn positions<'a, F: Format + ?Sized>(
     format: &'a F,
     start: Position,
@@ -434,7 +485,7 @@ pub(crate) fn positions<'a, F: Format + ?Sized>(
     visited: &'a Visited,
 ) -> impl Iterator<Item = Position> + 'a {
     visited.iter().scan(start.rights, move |rights, step| {
-        *rights &= step.entry ^ F::DENIALS;
+        *rights &= (step.entry | format.flags(false, false)) ^ F::DENIALS;
         match format.decode(step.level, step.entry, address) {
             Ok(Next::Table { address, level }) => Some(Position {
                 table: address,

@@ -1,5 +1,7 @@
 //! The memory that tables live in.
 
+use core::sync::atomic::AtomicU64;
+
 use thiserror::Error;
 use vm_iommu_spec::PhysAddr;
 
@@ -43,6 +45,14 @@ pub trait TableMemory: Send + Sync {
     /// # Errors
     /// [`BadAddress`] if the word is misaligned or not in memory.
     fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress>;
+
+    /// The 512 words of the table at `table`, a multiple of 4096, if all of it is in memory and
+    /// the memory can lend it: for those who access many words of one table. `None` says
+    /// nothing; the words may be accessible one by one.
+    fn table(&self, table: PhysAddr) -> Option<&[AtomicU64; 512]> {
+        let _ = table;
+        None
+    }
 }
 
 impl<M: TableMemory + ?Sized> TableMemory for &M {
@@ -69,5 +79,10 @@ impl<M: TableMemory + ?Sized> TableMemory for &M {
     #[inline]
     fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress> {
         (**self).store_u32(address, value)
+    }
+
+    #[inline]
+    fn table(&self, table: PhysAddr) -> Option<&[AtomicU64; 512]> {
+        (**self).table(table)
     }
 }

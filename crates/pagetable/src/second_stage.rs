@@ -182,6 +182,7 @@ impl SecondStage {
 
 impl Format for SecondStage {
     const DENIALS: u64 = 0;
+    const MAX_LEVEL: u8 = 5;
 
     #[inline(always)]
     fn root_level(&self) -> u8 {
@@ -197,8 +198,13 @@ impl Format for SecondStage {
     }
 
     #[inline(always)]
+    fn is_present(&self, entry: u64) -> bool {
+        entry & self.present != 0
+    }
+
+    #[inline(always)]
     fn decode(&self, level: u8, entry: u64, _address: u64) -> Result<Next, Reason> {
-        if entry & self.present == 0 {
+        if !self.is_present(entry) {
             return Err(Reason::NotPresent);
         }
         let is_page =

@@ -93,6 +93,13 @@ impl TableMemory for MockMemory {
         Ok(())
     }
 
+    fn table(&self, table: PhysAddr) -> Option<&[AtomicU64; 512]> {
+        let first = table.0.checked_sub(self.base.0)? / 8;
+        let words = self.words.get(usize::try_from(first).ok()?..)?;
+        let aligned = (table.0 ^ self.base.0).is_multiple_of(8);
+        if aligned { words.first_chunk() } else { None }
+    }
+
     fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress> {
         if !address.is_aligned(4) {
             return Err(BadAddress(address));

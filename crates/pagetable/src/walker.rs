@@ -125,7 +125,7 @@ pub trait Walker: Format {
             .or_else(|_| engine::walk(self, &Direct(memory), self.root(root), request))
     }
 
-    /// The positions that a successful walk of `iova` from `start` passed, the topmost first:
+    /// The positions that a successful walk (not a probe) of `iova` from `start` passed, the topmost first:
     /// what a paging-structure cache may hold for all addresses that share the bits above
     /// [`Position::reach`].
     fn positions<'a>(

@@ -149,6 +149,7 @@ impl X86_64 {
 
 impl Format for X86_64 {
     const DENIALS: u64 = Entry::EXECUTE_DISABLE;
+    const MAX_LEVEL: u8 = 5;
 
     #[inline(always)]
     fn root_level(&self) -> u8 {
@@ -168,8 +169,13 @@ impl Format for X86_64 {
     }
 
     #[inline(always)]
+    fn is_present(&self, entry: u64) -> bool {
+        entry & Entry::PRESENT != 0
+    }
+
+    #[inline(always)]
     fn decode(&self, level: u8, entry: u64, _address: u64) -> Result<Next, Reason> {
-        if entry & Entry::PRESENT == 0 {
+        if !self.is_present(entry) {
             return Err(Reason::NotPresent);
         }
         let is_page =

@@ -1,5 +1,7 @@
 //! Unmapping, changing permissions and reading dirty flags.
 
+use core::sync::atomic::Ordering;
+
 use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use super::{Edit, EditError, EditFailure, Editable, Editor, Invalidation, Slot, TablePages};
@@ -161,6 +163,9 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
 
     /// Clears all entries for `first..=last`, at whose edges no page is cut.
     fn unmap(&mut self, table: u64, level: u8, first: u64, last: u64) -> Result<(), EditError> {
+        if level == 1 {
+            return self.unmap_lowest(table, first, last);
+        }
         let reach = entry_reach(level);
         let span = (1u64 << reach) - 1;
         let mut iova = first;
@@ -197,6 +202,32 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
                 end => iova = end + 1,
             }
         }
+    }
+
+    /// Clears the entries of a table of level 1.
+    fn unmap_lowest(&mut self, table: u64, first: u64, last: u64) -> Result<(), EditError> {
+        let start = entry_address(0, 1, first) / 8;
+        let count = ((last - first) >> 12) + 1;
+        let mut pages = 0;
+        if let Some(words) = self.memory.table(PhysAddr(table)) {
+            for word in words.iter().skip(start as usize).take(count as usize) {
+                if self.format.is_present(word.load(Ordering::Acquire)) {
+                    word.store(0, Ordering::Release);
+                    pages += 1;
+                }
+            }
+        } else {
+            for place in (start..start + count).map(|index| table + index * 8) {
+                let entry = self.load(place)?;
+                if self.format.is_present(entry) {
+                    self.store(place, 0)?;
+                    pages += 1;
+                }
+            }
+        }
+        self.invalidation.bytes += pages * 4096;
+        self.invalidation.removes |= pages != 0;
+        Ok(())
     }
 
     /// Calls `visit` for each entry that maps pages in `first..=last`.

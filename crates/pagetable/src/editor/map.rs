@@ -1,5 +1,7 @@
 //! Mapping.
 
+use core::sync::atomic::Ordering;
+
 use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use super::{Edit, EditError, EditFailure, Editable, Editor, Invalidation, Mapping};
@@ -139,6 +141,12 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
         run: &mut Run<'_>,
     ) -> Result<(), EditError> {
         let shifts = self.format.page_shifts(level);
+        if level == 1 && shifts & ((2 << run.mapping.max_page_shift.min(62)) - 1) == 1 << 12 {
+            let moved = self.map_smallest(table, run);
+            if run.done || moved && entry_address(0, level, run.iova) == 0 {
+                return Ok(());
+            }
+        }
         loop {
             let place = entry_address(table, level, run.iova);
             match run.page_shift(shifts) {
@@ -155,6 +163,33 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
                 return Ok(());
             }
         }
+    }
+
+    /// Maps pages of 4096 bytes as far as entries are vacant, if the memory lends the table.
+    /// Yields whether it mapped any.
+    fn map_smallest(&mut self, table: u64, run: &mut Run<'_>) -> bool {
+        let Some(words) = self.memory.table(PhysAddr(table)) else {
+            return false;
+        };
+        let first = entry_address(0, 1, run.iova) as usize / 8;
+        let count = ((run.last - run.iova) >> 12)
+            .saturating_add(1)
+            .min(512 - first as u64);
+        let mut entry = self.format.page_entry(1, 12, run.output, run.mapping);
+        let mut mapped = 0;
+        for word in words.iter().skip(first).take(count as usize) {
+            if word.load(Ordering::Acquire) != 0 {
+                break;
+            }
+            word.store(entry, Ordering::Release);
+            // The address field counts pages.
+            entry = entry.wrapping_add(4096);
+            mapped += 4096;
+        }
+        if mapped != 0 {
+            run.advance(mapped);
+        }
+        mapped != 0
     }
 
     /// Writes a page's entries, unless a table that is in use takes their place.
