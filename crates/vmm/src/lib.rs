@@ -17,3 +17,4 @@ pub mod loader;
 pub mod machine;
 mod one_line;
 pub mod report;
+mod throttle;

@@ -8,11 +8,13 @@ use vm_iommu_spec::Interrupt;
 use vm_iommu_vtd::UnitInterrupts;
 
 use crate::kvm::Vm;
+use crate::throttle::Throttle;
 
 /// The local APICs of a machine's processors, for interrupts that have no route.
 pub struct LocalApics {
     vm: Arc<Vm>,
     delivered: AtomicU64,
+    log: Throttle,
 }
 
 impl LocalApics {
@@ -21,6 +23,7 @@ impl LocalApics {
         Arc::new(Self {
             vm,
             delivered: AtomicU64::new(0),
+            log: Throttle::default(),
         })
     }
 
@@ -41,7 +44,9 @@ impl UnitInterrupts for LocalApics {
             ..Default::default()
         };
         self.delivered.fetch_add(1, Ordering::Relaxed);
-        if let Err(error) = self.vm.fd().signal_msi(msi) {
+        if let Err(error) = self.vm.fd().signal_msi(msi)
+            && self.log.passes()
+        {
             // Nobody has that destination, as when a guest gets its tables wrong.
             log::debug!("KVM did not deliver {interrupt:?}: {error}");
         }

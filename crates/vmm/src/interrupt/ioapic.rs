@@ -9,6 +9,7 @@ use vm_iommu_spec::{Interrupt, MsiMessage, RequesterId, TriggerMode};
 use super::{MsiRouter, Redirection};
 use crate::kvm::IOAPIC_PINS;
 use crate::layout;
+use crate::throttle::Throttle;
 
 /// Registers in memory: index, data, end of interrupt.
 const SELECT: u64 = 0x00;
@@ -67,6 +68,7 @@ pub struct IoApic {
     sink: Arc<dyn PinSink>,
     requester: RequesterId,
     state: Mutex<State>,
+    log: Throttle,
 }
 
 impl IoApic {
@@ -80,6 +82,7 @@ impl IoApic {
                 id: u32::from(layout::IOAPIC_ID) << 24,
                 pins: [Pin::default(); IOAPIC_PINS],
             }),
+            log: Throttle::default(),
         })
     }
 
@@ -218,7 +221,8 @@ impl DeviceMmio for IoApic {
                 let vector = bytes[0];
                 self.end(|pin| pin.entry.vector() == vector);
             }
-            _ => log::debug!("ignored I/O APIC write at {offset:#x}"),
+            _ if self.log.passes() => log::debug!("ignored I/O APIC write at {offset:#x}"),
+            _ => {}
         }
     }
 }

@@ -9,6 +9,8 @@ use vm_device::bus::{self, MmioAddress, MmioRange, PioAddress, PioRange};
 use vm_device::device_manager::{IoManager, MmioManager, PioManager};
 use vm_device::{DeviceMmio, DevicePio};
 
+use crate::throttle::Throttle;
+
 /// Two devices that claim the same addresses, or a range that cannot be.
 #[derive(Debug, Error)]
 #[error("the device at {base:#x} (length {len:#x}) does not fit on the bus")]
@@ -78,6 +80,7 @@ impl BusBuilder {
             manager: self.manager,
             unclaimed_ports: AtomicU64::new(0),
             unclaimed_memory: AtomicU64::new(0),
+            log: Throttle::default(),
         }
     }
 }
@@ -87,6 +90,7 @@ pub struct Bus {
     manager: IoManager,
     unclaimed_ports: AtomicU64,
     unclaimed_memory: AtomicU64,
+    log: Throttle,
 }
 
 impl Bus {
@@ -94,14 +98,14 @@ impl Bus {
     pub fn read_port(&self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
         if self.manager.pio_read(PioAddress(port), data).is_err() {
-            count(&self.unclaimed_ports, "read of port", port.into());
+            self.unclaimed(&self.unclaimed_ports, "read of port", port.into());
         }
     }
 
     /// Writes a port.
     pub fn write_port(&self, port: u16, data: &[u8]) {
         if self.manager.pio_write(PioAddress(port), data).is_err() {
-            count(&self.unclaimed_ports, "write to port", port.into());
+            self.unclaimed(&self.unclaimed_ports, "write to port", port.into());
         }
     }
 
@@ -109,14 +113,21 @@ impl Bus {
     pub fn read_memory(&self, address: u64, data: &mut [u8]) {
         data.fill(0xff);
         if self.manager.mmio_read(MmioAddress(address), data).is_err() {
-            count(&self.unclaimed_memory, "read of address", address);
+            self.unclaimed(&self.unclaimed_memory, "read of address", address);
         }
     }
 
     /// Writes an address without memory.
     pub fn write_memory(&self, address: u64, data: &[u8]) {
         if self.manager.mmio_write(MmioAddress(address), data).is_err() {
-            count(&self.unclaimed_memory, "write to address", address);
+            self.unclaimed(&self.unclaimed_memory, "write to address", address);
+        }
+    }
+
+    fn unclaimed(&self, counter: &AtomicU64, what: &str, address: u64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+        if self.log.passes() {
+            log::debug!("unclaimed {what} {address:#x}");
         }
     }
 
@@ -126,13 +137,5 @@ impl Bus {
             unclaimed_ports: self.unclaimed_ports.load(Ordering::Relaxed),
             unclaimed_memory: self.unclaimed_memory.load(Ordering::Relaxed),
         }
-    }
-}
-
-/// Counts, and logs the first few: a guest may go on forever.
-fn count(counter: &AtomicU64, what: &str, address: u64) {
-    const LOGGED: u64 = 64;
-    if counter.fetch_add(1, Ordering::Relaxed) < LOGGED {
-        log::debug!("unclaimed {what} {address:#x}");
     }
 }

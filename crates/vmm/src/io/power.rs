@@ -4,24 +4,29 @@ use vm_device::DevicePio;
 use vm_device::bus::{PioAddress, PioAddressOffset};
 
 use crate::machine::{Ending, StopSwitch};
+use crate::throttle::Throttle;
 use crate::{acpi, layout};
 
 /// Sleep control, sleep status and reset, three ports from
 /// [`layout::ACPI_SLEEP_CONTROL`](crate::layout::ACPI_SLEEP_CONTROL).
 pub struct PowerControl {
     stop: StopSwitch,
+    log: Throttle,
 }
 
 impl PowerControl {
     /// Registers that throw `stop`.
     pub fn new(stop: StopSwitch) -> Self {
-        Self { stop }
+        Self {
+            stop,
+            log: Throttle::default(),
+        }
     }
 
     fn sleep(&self, value: u8) {
         if acpi::is_power_off(value) {
             self.stop.stop(Ending::PowerOff);
-        } else if value & acpi::SLEEP_ENABLE != 0 {
+        } else if value & acpi::SLEEP_ENABLE != 0 && self.log.passes() {
             log::debug!("the guest asked for a sleep state that there is not: {value:#x}");
         }
     }

@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::interrupt::Line;
 use crate::kvm::KvmError;
+use crate::throttle::Throttle;
 
 /// The interrupt line as the UART uses it: every event is an edge.
 struct Edge(Line);
@@ -65,6 +66,7 @@ pub struct SerialPort {
     uart: Mutex<Serial<Edge, Room, Output>>,
     room: EventFd,
     first: Arc<OnceLock<Instant>>,
+    log: Throttle,
 }
 
 impl SerialPort {
@@ -87,6 +89,7 @@ impl SerialPort {
             uart: Mutex::new(Serial::with_events(Edge(line), Room(told), output)),
             room,
             first,
+            log: Throttle::default(),
         })
     }
 
@@ -133,7 +136,9 @@ impl DevicePio for SerialPort {
     fn pio_write(&self, _base: PioAddress, offset: PioAddressOffset, data: &[u8]) {
         let mut uart = self.uart();
         for (register, byte) in (offset as u8..8).zip(data) {
-            if let Err(error) = uart.write(register, *byte) {
+            if let Err(error) = uart.write(register, *byte)
+                && self.log.passes()
+            {
                 log::debug!("a byte of console output is lost: {error}");
             }
         }

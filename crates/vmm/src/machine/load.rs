@@ -13,7 +13,7 @@ impl Machine {
         let Some(kernel) = &self.config.kernel else {
             return Ok(());
         };
-        let memory = self.vm.ram().memory();
+        let memory = &self.vm.ram().memory();
         let acpi = AcpiConfig {
             cpus: self.config.cpus,
             extra: self.dmar().into_iter().collect(),

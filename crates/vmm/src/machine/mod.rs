@@ -8,6 +8,8 @@ mod load;
 mod processors;
 mod run;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod times;
 mod unit;
 
