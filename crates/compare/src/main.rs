@@ -1,0 +1,116 @@
+//! `cargo xtask compare`: see the library.
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use vm_iommu_compare::qemu::PROGRAM;
+use vm_iommu_compare::vtd::run::{Options, Report, run};
+
+/// Puts the same tables and requests to QEMU's remapping unit and to ours.
+#[derive(Debug, Parser)]
+#[command(
+    bin_name = "cargo xtask compare",
+    after_help = "Exit codes: 0 every difference is a known one; 1 one is not; 2 the command or \
+                  the machine is not right."
+)]
+struct Arguments {
+    /// How long, over all units, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 8)]
+    seconds: u64,
+    /// Where the random choices come from.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// Only this of QEMU's units.
+    #[arg(long, value_name = "NAME")]
+    session: Option<String>,
+    /// Only this case; with the seed and the unit that a report names, it is the same again.
+    #[arg(long, value_name = "NUMBER", requires = "session")]
+    case: Option<u64>,
+    /// Print the results as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match compare(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn compare(arguments: &Arguments) -> Result<bool> {
+    let version = version()?;
+    let options = Options {
+        time: Duration::from_secs(arguments.seconds),
+        seed: arguments.seed,
+        session: arguments.session.clone(),
+        case: arguments.case,
+    };
+    let report = run(&options)?;
+    if arguments.json {
+        let document = serde_json::json!({ "qemu": version, "report": report });
+        println!("{document:#}");
+    } else {
+        println!("{version}");
+        print(&report);
+    }
+    Ok(report.unknown == 0)
+}
+
+fn print(report: &Report) {
+    for session in &report.sessions {
+        let refused: u64 = session.refused.values().sum();
+        println!(
+            "intel-iommu,{}: {} cases, {} requests: {} pass, {refused} refused for {} reasons, \
+             {} answered otherwise",
+            session.properties,
+            session.cases,
+            session.requests,
+            session.passed,
+            session.refused.len(),
+            session.mismatches,
+        );
+    }
+    println!();
+    println!("known differences");
+    for known in &report.known {
+        println!("{:>8}  {}: {}", known.count, known.name, known.title);
+    }
+    println!("{:>8}  unexplained", report.unknown);
+    for example in &report.examples {
+        println!();
+        println!(
+            "again: cargo xtask compare --seed {} --session {} --case {}",
+            report.seed, example.session, example.case
+        );
+        let [low, high] = example.root;
+        println!("  RTADDR {:#x}, root entry {high:#x}:{low:#018x}", example.root_address);
+        let [low, high] = example.context;
+        println!("  context entry {high:#x}:{low:#018x}");
+        for step in &example.steps {
+            match step.entry {
+                Some(entry) => println!("  level {} at {:#x}: {entry:#018x}", step.level, step.at),
+                None => println!("  level {} at {:#x}: outside", step.level, step.at),
+            }
+        }
+        let kind = if example.request.write { "write" } else { "read" };
+        println!("  {kind} at {:#x}", example.request.iova);
+        println!("  ours: {:x?}", example.ours);
+        println!("  QEMU: {:x?}", example.qemu);
+    }
+}
+
+fn version() -> Result<String> {
+    let output = Command::new(PROGRAM)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("cannot run {PROGRAM}; it is in Debian's qemu-system-x86"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or(PROGRAM).to_owned())
+}
