@@ -222,6 +222,7 @@ fn committed_corpora_hold() {
         let inputs = std::fs::read_dir(&folder)
             .map(Iterator::collect::<Vec<_>>)
             .unwrap_or_default();
+        assert!(!inputs.is_empty(), "no corpus for {name}");
         for input in inputs {
             target(&std::fs::read(input.unwrap().path()).unwrap());
         }
