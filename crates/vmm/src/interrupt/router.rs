@@ -4,7 +4,7 @@
 //! Anything else stays here: each event is remapped when it happens, which records the fault.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use serde::Serialize;
 use vm_iommu_dma::{InterruptRemapper, MsiSink, MsiVector, RouteSink};
@@ -49,6 +49,9 @@ pub struct MsiRouter {
     apics: Arc<LocalApics>,
     remapper: OnceLock<Arc<dyn InterruptRemapper>>,
     table: Mutex<Table>,
+    /// Shared by whoever remaps an interrupt and has not yet delivered it; taken alone to wait
+    /// for them. Nothing that a remapper does in `remap` waits for `refresh`.
+    in_flight: RwLock<()>,
     pub(super) counters: Counters,
 }
 
@@ -63,6 +66,7 @@ impl MsiRouter {
             vm,
             apics,
             remapper: OnceLock::new(),
+            in_flight: RwLock::default(),
             counters: Counters::default(),
         });
         // KVM then knows how many routes the I/O APIC's pins have.
@@ -102,6 +106,7 @@ impl MsiRouter {
 
     /// Raises one interrupt of a requester: remaps and delivers it.
     pub fn raise(&self, requester: RequesterId, message: MsiMessage) {
+        let _in_flight = self.in_flight.read();
         // The unit logs and records what it refuses.
         if let Ok(interrupt) = self.remap(requester, message) {
             self.deliver(interrupt);
@@ -169,6 +174,9 @@ impl RouteSink for MsiRouter {
         if table.resolve_all(remapper) {
             table.commit(self.vm.fd());
         }
+        drop(table);
+        // Those that were remapped by the old entries are delivered before this returns.
+        drop(self.in_flight.write());
     }
 }
 
