@@ -21,6 +21,9 @@ use crate::{
 /// The most bytes copied within one epoch, so that a drain ends soon.
 const CHUNK: usize = 16 * 1024;
 
+/// The pages that are cached for writing while writes are logged, a power of two in bytes.
+const LOGGED_SHIFT: u8 = 12;
+
 /// An access that stopped: how far it came, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("DMA stopped after {done} bytes: {fault}")]
@@ -321,13 +324,29 @@ impl DmaHandle {
             return Err(request.fault(reason));
         }
         let piece = match &self.port.upstream().remapper {
-            None => piece_of(&self.output(request, PhysAddr(request.address.0))?),
-            Some(remapper) => self.remap(remapper.as_ref(), word, request)?,
+            None => {
+                let address = PhysAddr(request.address.0);
+                let piece = piece_of(&self.output(request, address)?);
+                self.log_write(request, address, piece.len.min(len));
+                piece
+            }
+            Some(remapper) => self.remap(remapper.as_ref(), word, request, len)?,
         };
         Ok(Piece {
             len: piece.len.min(len),
             ..piece
         })
+    }
+
+    /// Logs that `len` bytes from `output` are about to be written, if `request` writes them and
+    /// writes are logged. Whether they are.
+    fn log_write(&self, request: &DmaRequest, output: PhysAddr, len: usize) -> bool {
+        let space = &self.port.upstream().output;
+        let logs = space.logs_writes();
+        if logs && request.access.writes() && !request.probe {
+            space.mark_written(output, len as u64);
+        }
+        logs
     }
 
     /// Host memory from `output` on.
@@ -346,6 +365,7 @@ impl DmaHandle {
         remapper: &dyn DmaRemapper,
         word: u64,
         request: &DmaRequest,
+        len: usize,
     ) -> Result<Piece, Fault> {
         let mut bound = self.bound.borrow_mut();
         let bound = match &mut *bound {
@@ -368,20 +388,30 @@ impl DmaHandle {
             Ok(entry) => return Ok(piece_of_page(&entry, request.address)),
             Err(token) => token,
         };
-        let translation = remapper.translate(&bound.space, request)?;
+        let mut translation = remapper.translate(&bound.space, request)?;
         let offset = request.address.offset_in(1 << translation.page_shift);
-        let output = self.output(request, PhysAddr(translation.output.0 + offset))?;
+        let address = PhysAddr(translation.output.0 + offset);
+        let output = self.output(request, address)?;
+        let piece = piece_of(&output);
+        let page_rest = (1_u64 << translation.page_shift) - offset;
+        let piece = Piece {
+            len: piece.len.min(page_rest as usize),
+            ..piece
+        };
+        if self.log_write(request, address, piece.len.min(len)) {
+            if request.access.writes() {
+                translation.output = address.align_down(1 << LOGGED_SHIFT);
+                translation.page_shift = translation.page_shift.min(LOGGED_SHIFT);
+            } else {
+                translation.permissions.remove(Access::WRITE);
+            }
+        }
         if !request.probe
             && let Some(entry) = output.cacheable(request.address, &translation)
         {
             bound.iotlb.insert(token, entry);
         }
-        let piece = piece_of(&output);
-        let page_rest = (1_u64 << translation.page_shift) - offset;
-        Ok(Piece {
-            len: piece.len.min(page_rest as usize),
-            ..piece
-        })
+        Ok(piece)
     }
 }
 

@@ -43,7 +43,7 @@ pub use epoch::{Drain, EpochSlot, Epochs};
 pub use handle::{DmaHandle, Partial};
 pub use interrupt::{DiscardMsi, InterruptRemapper, MsiSink, MsiVector, RouteSink};
 pub use iotlb::{FillToken, Iotlb, IotlbConfig, IotlbCounters, IotlbEntry};
-pub use memory::{GuestRam, HostRange, OutputSpace};
+pub use memory::{DirtyPages, GuestRam, HostRange, OutputSpace, TableView};
 pub use observer::{Mapping, MappingObserver, Observation};
 pub use port::{DmaPort, Upstream};
 pub use remapper::{DeviceTlb, DmaRemapper, Translation};

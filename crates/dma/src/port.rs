@@ -50,11 +50,13 @@ pub struct DmaPort {
 impl DmaPort {
     /// A port at requester 0000:00:00.0 with bus mastering disabled.
     pub fn new(upstream: Upstream) -> Arc<Self> {
-        Arc::new(Self {
+        let port = Arc::new(Self {
             upstream,
             word: AtomicU64::new(NO_BUS_MASTER),
             observers: Observers::default(),
-        })
+        });
+        port.upstream.output.attach(&port);
+        port
     }
 
     /// A handle for requests without PASID.
@@ -100,6 +102,15 @@ impl DmaPort {
     fn settle(&self) {
         self.observers.unmapped(&EVERYTHING);
         self.upstream.epochs.drain().wait();
+    }
+
+    /// Forgets all host memory that was resolved: the [`OutputSpace`] changed. What is in flight
+    /// may still use it; drain it. Observers are told that nothing is mapped any more.
+    pub fn forget(&self) {
+        if let Some(remapper) = &self.upstream.remapper {
+            remapper.iotlb().invalidate_all();
+        }
+        self.observers.unmapped(&EVERYTHING);
     }
 
     /// Those who follow what the function may use.

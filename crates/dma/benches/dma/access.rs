@@ -76,7 +76,7 @@ pub fn rows(effort: Effort) -> Vec<Row> {
 
 fn case(effort: Effort, pages: u64, size: u64) -> [Row; 2] {
     let machine = Machine::new(pages, 1 << 16);
-    let memory = Arc::clone(machine.ram.memory());
+    let memory = machine.ram.memory();
     let handle = machine.warm(pages);
     let mut session_handle = machine.warm(pages);
     let peer = Peer::memory(&memory, pages);

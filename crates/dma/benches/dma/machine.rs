@@ -83,9 +83,10 @@ impl Machine {
 
 impl Remapper {
     pub fn walk(&self, request: &DmaRequest) -> Result<Translation, Fault> {
+        let (root, address) = (PhysAddr(TABLES), request.address);
         let walk = self
-            .format
-            .walk(&self.ram, PhysAddr(TABLES), request.address, request.access)
+            .ram
+            .tables(|tables| self.format.translate(tables, root, address, request.access))
             .map_err(|fault| {
                 request.fault(SecondStage::legacy_fault(fault.reason, request.access))
             })?;

@@ -16,7 +16,7 @@ const DATA: u64 = 0x40_0000;
 
 pub fn row(effort: Effort) -> Row {
     let machine = Machine::new(2048, 1 << 16);
-    let memory = machine.ram.memory().clone();
+    let memory = machine.ram.memory();
     let rings = lay_out(&memory);
     let mut handle = machine.warm(2048);
     let (mut raw_queue, mut our_queue) = (rings.raw, rings.translated);

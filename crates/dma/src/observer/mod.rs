@@ -53,7 +53,9 @@ impl Mapping {
 ///   needs all mappings at all times (VFIO) asks for them again afterwards.
 /// - What the guest maps is not announced: the user asks for it. A user that cannot take a fault
 ///   and ask then needs a unit in caching mode, whose driver invalidates what it maps too.
-/// - Accessed and dirty flags are set when a page is asked for, not when it is used.
+/// - Accessed and dirty flags are set when a page is asked for, not when it is used. While writes
+///   are logged, so are marks: what is asked for reading may not be written then, and each harvest
+///   takes all mappings away.
 pub trait MappingObserver: Send + Sync {
     /// `mapping` may be used from now on, until [`unmapped`](Self::unmapped) names it. It may
     /// repeat, or replace in part, what was told before.
@@ -176,6 +178,7 @@ impl Observation {
             let output = PhysAddr(request.address.0);
             let memory = self.output(request, output)?;
             let mapping = self.clip(request, memory, Access::READ | Access::WRITE, 63);
+            let mapping = self.log_write(request, mapping);
             return Ok(Found {
                 space: None,
                 mapping,
@@ -204,10 +207,28 @@ impl Observation {
             translation.permissions,
             translation.page_shift,
         );
+        let mapping = self.log_write(request, mapping);
         Ok(Found {
             space: Some(space),
             mapping,
         })
+    }
+
+    /// What may be told of `mapping` while writes are logged: one page, marked, to whoever asked
+    /// to write.
+    fn log_write(&self, request: &DmaRequest, mut mapping: Mapping) -> Mapping {
+        let space = &self.port.upstream().output;
+        if !space.logs_writes() {
+            return mapping;
+        }
+        if request.access.writes() {
+            let rest = 0x1000 - mapping.memory.start.0 % 0x1000;
+            mapping.memory.len = mapping.memory.len.min(rest);
+            space.mark_written(mapping.memory.start, mapping.memory.len);
+        } else {
+            mapping.permissions.remove(Access::WRITE);
+        }
+        mapping
     }
 
     /// The memory from `output` on, as far as one run goes.

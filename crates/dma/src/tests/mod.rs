@@ -1,9 +1,11 @@
 //! Tests of the crate as its users see it, over a remapper made of a plain map.
 
+mod dirty;
 mod epoch;
 mod handle;
 mod iotlb;
 mod memory;
 mod observer;
 mod remapper;
+mod replace;
 mod session;

@@ -78,7 +78,7 @@ fn machine_of(
         }
         Err(error) => panic!("no machine: {error}"),
     };
-    let memory = machine.vm().ram().memory();
+    let memory = &machine.vm().ram().memory();
     memory.write_slice(payload, START).unwrap();
     let entry = Entry {
         protocol,
