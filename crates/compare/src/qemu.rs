@@ -48,7 +48,7 @@ impl Qemu {
         std::fs::write(&firmware, halting_firmware())?;
         let mut command = Command::new(PROGRAM);
         command
-            .args(["-machine", "q35", "-accel", "tcg"])
+            .args(["-machine", "q35,pit=off,hpet=off", "-accel", "tcg"])
             .args(["-icount", "shift=0,sleep=off", "-m", "2G"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .arg("-bios")

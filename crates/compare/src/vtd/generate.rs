@@ -12,6 +12,9 @@ use crate::side::{SLOTS, layout};
 const REQUESTS: usize = 24;
 const _: () = assert!(REQUESTS <= SLOTS);
 
+/// TTM of RTADDR_REG.
+const TABLE_MODE: u64 = 3 << 10;
+
 /// A way through the tables: what of the address is fixed, and where its entries are.
 #[derive(Clone, Debug)]
 struct Path {
@@ -53,7 +56,9 @@ pub fn case(seed: u64, session: &Session, number: u64) -> Case {
         }
     }
     maker.requests();
-    maker.case.queued = maker.random.chance(50);
+    // A reserved table mode stops the queue, which is no matter of tables.
+    let legacy = maker.case.root_address & TABLE_MODE == 0;
+    maker.case.queued = maker.random.chance(50) && legacy;
     maker.case.words.retain(|_, word| *word != 0);
     maker.case
 }
@@ -69,12 +74,13 @@ impl Maker<'_> {
     fn roots(&mut self) {
         let top = self.table();
         let domain = self.random.below(1 << 16);
-        let width = u64::from(self.top - 2);
-        let kind = match self.random.below(20) {
-            0 => 2,
-            1..5 if self.session.device_tlb => 1,
-            _ => 0,
+        let (kind, levels) = match self.random.below(20) {
+            0 => (2, (self.session.width - 12) / 9),
+            1 => (2, self.top),
+            2..6 if self.session.device_tlb => (1, self.top),
+            _ => (0, self.top),
         };
+        let width = u64::from(levels - 2);
         self.case.root_address = layout::ROOT;
         self.case.words.insert(layout::ROOT, layout::CONTEXTS | 1);
         self.case.words.insert(CONTEXT, top | kind << 2 | 1);

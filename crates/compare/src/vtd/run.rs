@@ -15,7 +15,7 @@ use crate::ours::Ours;
 use crate::qemu::Qemu;
 
 /// The most unexplained differences that are kept to be shown.
-const SHOWN: usize = 5;
+const SHOWN: usize = 20;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -224,7 +224,16 @@ fn note(report: &mut Report, mismatch: Mismatch) {
         }
         None => {
             report.unknown += 1;
-            if report.examples.len() < SHOWN {
+            // One of each kind tells more than many of one.
+            let reasons = |ours: &Observation, qemu: &Observation| {
+                [ours, qemu].map(|side| side.fault.map(|fault| fault.reason))
+            };
+            let kind = reasons(&mismatch.ours, &mismatch.qemu);
+            let seen = report
+                .examples
+                .iter()
+                .any(|example| reasons(&example.ours, &example.qemu) == kind);
+            if !seen && report.examples.len() < SHOWN {
                 report.examples.push(Unknown::from(mismatch));
             }
         }
