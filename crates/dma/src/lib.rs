@@ -33,6 +33,8 @@ mod iotlb;
 mod memory;
 mod observer;
 mod port;
+#[cfg(any(test, feature = "vm-memory-iommu"))]
+mod port_iommu;
 mod remapper;
 mod session;
 mod space;
@@ -46,6 +48,8 @@ pub use iotlb::{FillToken, Iotlb, IotlbConfig, IotlbCounters, IotlbEntry};
 pub use memory::{DirtyPages, GuestRam, HostRange, OutputSpace, TableView};
 pub use observer::{Mapping, MappingObserver, Observation};
 pub use port::{DmaPort, Upstream};
+#[cfg(any(test, feature = "vm-memory-iommu"))]
+pub use port_iommu::PortIommu;
 pub use remapper::{DeviceTlb, DmaRemapper, Translation};
 pub use session::{DmaSession, Slices, UntilError};
 pub use space::{Space, Tag};

@@ -6,6 +6,7 @@ mod handle;
 mod iotlb;
 mod memory;
 mod observer;
+mod port_iommu;
 mod remapper;
 mod replace;
 mod session;
