@@ -1,9 +1,13 @@
 //! The walk that all formats share: from table to table, 512 entries of 8 bytes each.
 
+mod granted;
+
 use vm_iommu_spec::{Access, PhysAddr};
 
 use crate::walk::{Attributes, Reason, Translation, Visited, Walk, WalkFault};
 use crate::{BadAddress, TableMemory};
+
+pub(crate) use granted::translate;
 
 /// How often a walk is repeated because another party changed an entry between its load and the
 /// update of its flags. A hostile party can change it every time.
@@ -167,121 +171,6 @@ pub(crate) struct Request {
     pub access: Access,
     /// Whether flags are left as they are.
     pub probe: bool,
-}
-
-/// Translates from `start`, which translates all of the request's address. The common case: an
-/// access that is granted and has no flags to set. All others are walked again, with a record of
-/// what is visited.
-#[inline]
-pub(crate) fn translate<F: Format + ?Sized, T: Tables>(
-    format: &F,
-    tables: &T,
-    start: Position,
-    request: Request,
-) -> Result<Translation, T::Fault> {
-    match granted(format, tables, start, request) {
-        Some(translation) => Ok(translation),
-        None => translate_slowly(format, tables, start, request),
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn translate_slowly<F: Format + ?Sized, T: Tables>(
-    format: &F,
-    tables: &T,
-    start: Position,
-    request: Request,
-) -> Result<Translation, T::Fault> {
-    walk(format, tables, start, request).map(|walk| walk.translation)
-}
-
-/// The translation, if there is one and no flag is to be set for it.
-///
-/// One step for each level, written out: what depends on the level alone is then known to the
-/// compiler, which makes the walk half as long.
-#[inline(always)]
-fn granted<F: Format + ?Sized, T: Tables>(
-    format: &F,
-    tables: &T,
-    start: Position,
-    request: Request,
-) -> Option<Translation> {
-    format.check(request.address, request.access).ok()?;
-    let mut at = Progress { position: start };
-    let mut page = None;
-    if at.position.level == 6 && F::MAX_LEVEL >= 6 {
-        page = at.step(format, tables, 6, request.address)?;
-    }
-    if at.position.level == 5 && F::MAX_LEVEL >= 5 && page.is_none() {
-        page = at.step(format, tables, 5, request.address)?;
-    }
-    if at.position.level == 4 && page.is_none() {
-        page = at.step(format, tables, 4, request.address)?;
-    }
-    if at.position.level == 3 && page.is_none() {
-        page = at.step(format, tables, 3, request.address)?;
-    }
-    if at.position.level == 2 && page.is_none() {
-        page = at.step(format, tables, 2, request.address)?;
-    }
-    if at.position.level == 1 && page.is_none() {
-        page = at.step(format, tables, 1, request.address)?;
-    }
-    let Page {
-        address: page,
-        shift,
-        entry,
-    } = page?;
-    let rights = at.position.rights;
-    let writes = request.access.writes();
-    // What all entries permit also tells which flags all of them have.
-    let missing = format.flags(false, false) & !rights | format.flags(true, writes) & !entry;
-    if missing != 0 || format.refusal(rights, request.access).is_some() {
-        return None;
-    }
-    Some(translation(format, request, rights, entry, page, shift))
-}
-
-/// The page that a walk ended at.
-#[derive(Clone, Copy)]
-struct Page {
-    address: u64,
-    shift: u8,
-    entry: u64,
-}
-
-/// How far a walk has come.
-struct Progress {
-    position: Position,
-}
-
-impl Progress {
-    /// Reads the entry of `level`, the position's, and moves on or yields the page.
-    #[inline(always)]
-    fn step<F: Format + ?Sized, T: Tables>(
-        &mut self,
-        format: &F,
-        tables: &T,
-        level: u8,
-        address: u64,
-    ) -> Option<Option<Page>> {
-        let place = entry_address(self.position.table, level, address);
-        let entry = tables.load(level, place).ok()?;
-        self.position.rights &= entry ^ F::DENIALS;
-        match format.decode(level, entry, address).ok()? {
-            Next::Table { address, level } => {
-                self.position.table = address;
-                self.position.level = level;
-                Some(None)
-            }
-            Next::Page { address, shift } => Some(Some(Page {
-                address,
-                shift,
-                entry,
-            })),
-        }
-    }
 }
 
 /// The translation by a page whose entry has all flags that the access needs.
