@@ -25,8 +25,9 @@ pub trait InterruptRemapper: Send + Sync {
 
 /// Whoever holds answers of [`InterruptRemapper::resolve`] as routes.
 pub trait RouteSink: Send + Sync {
-    /// Resolves all routes again. Once it returned, no interrupt takes an old route; the
-    /// invalidation is reported complete only then. The remapper may be called from within.
+    /// Resolves all routes again. Once it returned, no interrupt takes an old route, and those
+    /// that were remapped by hand before are delivered; the invalidation is reported complete
+    /// only then. The remapper may be called from within.
     fn refresh(&self);
 }
 

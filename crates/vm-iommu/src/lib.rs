@@ -43,3 +43,8 @@ pub use vm_iommu_spec as spec;
 /// The Intel VT-d remapping unit.
 #[cfg(feature = "vtd")]
 pub use vm_iommu_vtd as vtd;
+
+/// The README's example must compile and run.
+#[cfg(all(doctest, feature = "vtd"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
