@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use vm_iommu_compare::document::document;
 use vm_iommu_compare::qemu::PROGRAM;
 use vm_iommu_compare::vtd::run::{Options, Report, run};
 
@@ -31,6 +32,9 @@ struct Arguments {
     /// Print the results as JSON.
     #[arg(long)]
     json: bool,
+    /// Run nothing: print the page that lists the known differences.
+    #[arg(long)]
+    document: bool,
 }
 
 fn main() -> ExitCode {
@@ -45,6 +49,10 @@ fn main() -> ExitCode {
 }
 
 fn compare(arguments: &Arguments) -> Result<bool> {
+    if arguments.document {
+        print!("{}", document());
+        return Ok(true);
+    }
     let version = version()?;
     let options = Options {
         time: Duration::from_secs(arguments.seconds),
@@ -90,7 +98,10 @@ fn print(report: &Report) {
             report.seed, example.session, example.case
         );
         let [low, high] = example.root;
-        println!("  RTADDR {:#x}, root entry {high:#x}:{low:#018x}", example.root_address);
+        println!(
+            "  RTADDR {:#x}, root entry {high:#x}:{low:#018x}",
+            example.root_address
+        );
         let [low, high] = example.context;
         println!("  context entry {high:#x}:{low:#018x}");
         for step in &example.steps {
@@ -99,7 +110,11 @@ fn print(report: &Report) {
                 None => println!("  level {} at {:#x}: outside", step.level, step.at),
             }
         }
-        let kind = if example.request.write { "write" } else { "read" };
+        let kind = if example.request.write {
+            "write"
+        } else {
+            "read"
+        };
         println!("  {kind} at {:#x}", example.request.iova);
         println!("  ours: {:x?}", example.ours);
         println!("  QEMU: {:x?}", example.qemu);

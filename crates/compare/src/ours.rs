@@ -29,10 +29,7 @@ impl Ours {
     pub fn new(capability: Capability, extended: ExtendedCapability) -> anyhow::Result<Self> {
         let config = config(capability, extended);
         let conventional = (GuestAddress(0), 0xa_0000);
-        let extended = (
-            GuestAddress(0x10_0000),
-            (layout::RAM - 0x10_0000) as usize,
-        );
+        let extended = (GuestAddress(0x10_0000), (layout::RAM - 0x10_0000) as usize);
         let memory = GuestMemoryMmap::from_ranges(&[conventional, extended])?;
         let ram = GuestRam::new(memory);
         let epochs = Arc::new(Epochs::default());
@@ -85,7 +82,10 @@ impl Side for Ours {
     }
 
     fn load_all(&mut self, addresses: &[u64]) -> Result<Vec<u64>, QtestError> {
-        addresses.iter().map(|address| self.load(*address)).collect()
+        addresses
+            .iter()
+            .map(|address| self.load(*address))
+            .collect()
     }
 
     fn clear(&mut self, address: u64, length: u64) -> Result<(), QtestError> {

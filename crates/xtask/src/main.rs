@@ -5,8 +5,10 @@
 mod bench;
 mod boot;
 mod checks;
+mod compare;
 mod cpio;
 mod disk;
+mod fuzz;
 mod hypervisor;
 mod initramfs;
 mod job;
@@ -46,6 +48,10 @@ enum Command {
     Test(test::TestArgs),
     /// Compare with others.
     Bench(bench::BenchArgs),
+    /// Put the same tables and requests to QEMU's units and to ours, for a third opinion.
+    Compare(compare::CompareArgs),
+    /// Fuzz targets for a bounded time; what they find is a file that shows it again.
+    Fuzz(fuzz::FuzzArgs),
     /// The harness inside the box: run the jobs that a folder lists.
     #[command(hide = true)]
     BoxAgent {
@@ -71,6 +77,8 @@ fn run(command: Command) -> Result<bool> {
         Command::Boot(args) => boot::run(args),
         Command::Test(args) => test::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Fuzz(args) => fuzz::run(args),
         Command::BoxAgent { folder } => job::run_all(&folder).map(|()| true),
     }
 }

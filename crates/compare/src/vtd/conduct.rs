@@ -120,9 +120,9 @@ impl<S: Side> Conductor<S> {
         if request.write {
             let words = self.side.load_all(&places)?;
             let arrived = places.iter().zip(words);
-            written.extend(arrived.filter_map(|(place, word)| {
-                (word == pattern(slot)).then_some(*place)
-            }));
+            written.extend(
+                arrived.filter_map(|(place, word)| (word == pattern(slot)).then_some(*place)),
+            );
         }
         for place in places {
             self.side.store(place, 0)?;
@@ -188,9 +188,7 @@ impl<S: Side> Conductor<S> {
         }
         let contexts = raw::ContextInvalidate::new().with_granularity(Granularity::Global);
         let iotlb = raw::IotlbInvalidate::new().with_granularity(Granularity::Global);
-        let wait = raw::Wait::new()
-            .with_status_write(true)
-            .with_status_data(1);
+        let wait = raw::Wait::new().with_status_write(true).with_status_data(1);
         let descriptors = [
             [contexts.into_bits(), 0],
             [iotlb.into_bits(), 0],

@@ -84,9 +84,10 @@ impl Maker<'_> {
         self.case.root_address = layout::ROOT;
         self.case.words.insert(layout::ROOT, layout::CONTEXTS | 1);
         self.case.words.insert(CONTEXT, top | kind << 2 | 1);
-        self.case
-            .words
-            .insert(CONTEXT + 8, domain << 8 | self.random.below(16) << 3 | width);
+        self.case.words.insert(
+            CONTEXT + 8,
+            domain << 8 | self.random.below(16) << 3 | width,
+        );
     }
 
     /// Adds a path, with entries of earlier paths where it shares them.
@@ -228,18 +229,22 @@ impl Maker<'_> {
     /// Changes a bit of what leads to the tables.
     fn damage_roots(&mut self) {
         let at = match self.random.below(10) {
-            0 => {
+            0..2 => {
                 // Not below the tables: where the root table would be misread as empty.
                 let bit = self.random.pick(&[10, 11, 31, 32, 40, 47, 50, 63]);
                 self.case.root_address ^= 1 << bit;
                 return;
             }
-            1..3 => layout::ROOT,
-            3 => layout::ROOT + 8,
-            4..7 => CONTEXT,
+            2..4 => layout::ROOT,
+            4 => layout::ROOT + 8,
+            5..8 => CONTEXT,
             _ => CONTEXT + 8,
         };
-        let bit = 1 << self.random.below(64);
+        // The lowest bit makes the entry absent.
+        let bit = match self.random.below(5) {
+            0 => 1,
+            _ => 1 << self.random.below(64),
+        };
         *self.case.words.entry(at).or_default() ^= bit;
     }
 

@@ -215,11 +215,9 @@ fn pass_through_beyond(m: &Mismatch) -> bool {
 }
 
 fn table_mode(m: &Mismatch) -> bool {
-    m.case.root_address >> 10 & 3 != 0
-        && m.refused(&m.ours, FaultReason::RootTableAddressInvalid)
+    m.case.root_address >> 10 & 3 != 0 && m.refused(&m.ours, FaultReason::RootTableAddressInvalid)
 }
 
 fn root_address_width(m: &Mismatch) -> bool {
-    m.case.root_address >> m.session.width != 0
-        && m.refused(&m.ours, FaultReason::RootTableAccess)
+    m.case.root_address >> m.session.width != 0 && m.refused(&m.ours, FaultReason::RootTableAccess)
 }

@@ -130,7 +130,11 @@ pub fn run(options: &Options) -> Result<Report> {
     anyhow::ensure!(
         !chosen.is_empty(),
         "there is no such session; there are {}",
-        SESSIONS.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
+        SESSIONS
+            .iter()
+            .map(|s| s.name)
+            .collect::<Vec<_>>()
+            .join(", ")
     );
     let mut report = Report {
         seed: options.seed,
