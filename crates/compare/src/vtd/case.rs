@@ -84,7 +84,10 @@ impl Case {
         for Step { level, entry, .. } in self.steps(iova) {
             let size = 1_u64 << reach(level);
             let offset = iova & (size - 1);
-            let frame = entry.unwrap_or(0) & Entry::FRAME;
+            let Some(entry @ 1..) = entry else {
+                continue;
+            };
+            let frame = entry & Entry::FRAME;
             for width in [52, 48, 39] {
                 let frame = frame & ((1 << width) - 1);
                 places.push(frame & !(size - 1) | offset);
@@ -98,18 +101,22 @@ impl Case {
     }
 
     /// Whether the device may be asked for this: it would meet only RAM that both machines have,
-    /// or nothing at all, or the interrupt range as an output address. A write must leave the
-    /// structures alone.
+    /// or nothing at all, or the interrupt range as an output address, and no table would be read
+    /// from a device. A write must leave the structures alone.
     pub fn is_harmless(&self, request: Request) -> bool {
+        let low = |place: u64| place < layout::STRUCTURES.start;
+        let device = |place: u64| DEVICES.iter().any(|devices| devices.contains(&place));
+        let structure =
+            |place: u64| (layout::STRUCTURES.start..layout::DATA.start).contains(&place);
         !INTERRUPTS.contains(&request.iova)
             && self.places(request.iova).into_iter().all(|place| {
-                let legacy = place < layout::STRUCTURES.start;
-                let structure = (layout::STRUCTURES.start..layout::DATA.start).contains(&place);
-                let devices = (0xb000_0000..0xc000_0000).contains(&place)
-                    || (0xe000_0000..INTERRUPTS.start).contains(&place)
-                    || (INTERRUPTS.end..1 << 32).contains(&place);
-                !legacy && !devices && !(structure && request.write)
+                let interrupt = INTERRUPTS.contains(&place);
+                !low(place) && (interrupt || !device(place)) && !(structure(place) && request.write)
             })
+            && self
+                .steps(request.iova)
+                .into_iter()
+                .all(|step| !low(step.at) && !device(step.at))
     }
 
     /// The places of an address that are RAM for data.
@@ -122,6 +129,9 @@ impl Case {
 
 /// The interrupt address range.
 pub const INTERRUPTS: std::ops::Range<u64> = 0xfee0_0000..0xfef0_0000;
+
+/// Where a PC has devices: configuration space, and what is below 4 GiB.
+const DEVICES: [std::ops::Range<u64>; 2] = [0xb000_0000..0xc000_0000, 0xe000_0000..1 << 32];
 
 /// The number of address bits below those that an entry of `level` selects by.
 pub fn reach(level: u8) -> u8 {

@@ -41,6 +41,8 @@ pub struct Mismatch {
     pub case: Case,
     /// The request.
     pub request: Request,
+    /// Its place among the requests of the case.
+    pub index: usize,
     /// What our unit did.
     pub ours: Observation,
     /// What QEMU's did.
@@ -192,7 +194,8 @@ fn run_session(
         let theirs = qemu.conduct(&case).with_context(answers)?;
         let own = ours.conduct(&case).with_context(answers)?;
         summary.cases += 1;
-        for ((request, ours), qemu) in case.requests.iter().zip(own).zip(theirs) {
+        let requests = case.requests.iter().enumerate();
+        for (((index, request), ours), qemu) in requests.zip(own).zip(theirs) {
             summary.requests += 1;
             match ours.fault {
                 None => summary.passed += 1,
@@ -207,6 +210,7 @@ fn run_session(
                 number,
                 case: case.clone(),
                 request: *request,
+                index,
                 ours,
                 qemu,
             };
