@@ -39,6 +39,7 @@ mod remapper;
 mod session;
 mod space;
 mod sync;
+mod walk_cache;
 
 pub use acknowledge::{Acknowledgement, Awaited};
 pub use epoch::{Drain, EpochSlot, Epochs};
@@ -53,6 +54,7 @@ pub use port_iommu::PortIommu;
 pub use remapper::{DeviceTlb, DmaRemapper, Translation};
 pub use session::{DmaSession, Slices, UntilError};
 pub use space::{Space, Tag};
+pub use walk_cache::{WalkCache, WalkCacheConfig, WalkCacheCounters, WalkToken};
 
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,21 @@ impl Position {
         }
     }
 
+    /// A position that was taken apart, to be kept as words.
+    pub const fn from_parts(table: PhysAddr, level: u8, rights: u64) -> Self {
+        Self {
+            table: table.0,
+            level,
+            rights,
+        }
+    }
+
+    /// What the entries above permit, in the form of the format that walked: meaningful to
+    /// [`from_parts`](Self::from_parts) alone.
+    pub const fn rights(&self) -> u64 {
+        self.rights
+    }
+
     /// The level of the table's entries, 1 for the lowest.
     pub const fn level(&self) -> u8 {
         self.level

@@ -14,6 +14,7 @@ impl Vtd {
     pub(crate) fn apply(&self, pending: &Pending) {
         if pending.translation {
             self.contexts.invalidate_all();
+            self.walk_cache.invalidate_all();
             self.iotlb.invalidate_all();
         }
         if pending.interrupts {

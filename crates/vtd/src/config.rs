@@ -2,7 +2,7 @@
 
 use bitflags::bitflags;
 use thiserror::Error;
-use vm_iommu_dma::IotlbConfig;
+use vm_iommu_dma::{IotlbConfig, WalkCacheConfig};
 use vm_iommu_pagetable::{Levels, SecondStage, SecondStageConfig};
 use vm_iommu_spec::vtd::TableRules;
 use vm_iommu_spec::vtd::descriptor::DescriptorRules;
@@ -83,6 +83,8 @@ pub struct VtdConfig {
     pub snoop_control: bool,
     /// The IOTLB.
     pub iotlb: IotlbConfig,
+    /// The paging-structure cache.
+    pub walk_cache: WalkCacheConfig,
     /// The number of context entries cached; 0 turns the cache off.
     pub context_cache: usize,
     /// The number of interrupt remapping table entries cached; 0 turns the cache off.
@@ -114,6 +116,7 @@ impl Default for VtdConfig {
             pass_through: true,
             snoop_control: true,
             iotlb: IotlbConfig::default(),
+            walk_cache: WalkCacheConfig::default(),
             context_cache: 256,
             interrupt_cache: 256,
         }

@@ -1,7 +1,7 @@
 //! A unit's state as a tree for people and tools.
 
 use serde::Serialize;
-use vm_iommu_dma::IotlbCounters;
+use vm_iommu_dma::{IotlbCounters, WalkCacheCounters};
 use vm_iommu_spec::vtd::registers::{
     FaultStatus, GlobalBits, QueueErrorRecord, QueuePointer, offset,
 };
@@ -39,6 +39,8 @@ pub struct Inspection {
     pub context_cache: CacheCounters,
     /// The IOTLB.
     pub iotlb: IotlbCounters,
+    /// The paging-structure cache.
+    pub walk_cache: WalkCacheCounters,
     /// The interrupt entry cache.
     pub interrupt_cache: CacheCounters,
     /// FSTS_REG.
@@ -205,6 +207,7 @@ impl Vtd {
             cached_requesters: self.contexts.sources(),
             context_cache: self.contexts.counters(),
             iotlb: self.iotlb.counters(),
+            walk_cache: self.walk_cache.counters(),
             interrupt_cache: self.irtes.counters(),
             fault_status: fault_status.into_bits(),
             records,

@@ -124,18 +124,30 @@ impl Vtd {
         }
     }
 
+    /// Drops cached translations, and the tables on the way to them: these first, so that a walk
+    /// that began at one is not cached.
     pub(crate) fn invalidate_iotlb(&self, scope: &IotlbScope) {
         match scope {
-            IotlbScope::Global => self.iotlb.invalidate_all(),
+            IotlbScope::Global => {
+                self.walk_cache.invalidate_all();
+                self.iotlb.invalidate_all();
+            }
             IotlbScope::Domain(domain) => {
                 for tag in self.contexts.tags_of(*domain) {
                     self.iotlb.invalidate_tag(&tag);
                 }
             }
-            IotlbScope::Pages { domain, range, .. } => {
+            IotlbScope::Pages {
+                domain,
+                range,
+                leaves_only,
+            } => {
+                let (first, last) = (*range.start(), *range.end());
                 for tag in self.contexts.tags_of(*domain) {
-                    self.iotlb
-                        .invalidate_range(&tag, *range.start(), *range.end());
+                    if !leaves_only {
+                        self.walk_cache.invalidate_range(&tag, first, last);
+                    }
+                    self.iotlb.invalidate_range(&tag, first, last);
                 }
             }
         }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use vm_iommu_dma::{DmaRemapper, Iotlb, Space, Translation};
-use vm_iommu_pagetable::{Levels, Reason, SecondStage, Walk, WalkFault, Walker};
+use vm_iommu_dma::{DmaRemapper, Iotlb, Space, Tag, Translation};
+use vm_iommu_pagetable::{
+    Levels, Reason, SecondStage, Translation as Page, Walk, WalkFault, Walker,
+};
 use vm_iommu_spec::vtd::registers::TableMode;
 use vm_iommu_spec::vtd::{self, Context, TranslationType};
 use vm_iommu_spec::{
@@ -81,8 +83,9 @@ impl DmaRemapper for Vtd {
                 Err(request.fault(FaultReason::NotMemory))
             }
             Some(Binding::Bypass) => Ok(identity(request.address)),
-            Some(Binding::Context(context)) => {
-                self.translate_in(context, request).map_err(|refusal| {
+            Some(Binding::Context(context)) => self
+                .translate_in(space.tag(), context, request)
+                .map_err(|refusal| {
                     let Some(reason) = refusal.reason else {
                         return request.fault(FaultReason::Contended);
                     };
@@ -93,8 +96,7 @@ impl DmaRemapper for Vtd {
                         suppressed,
                         WalkStep::of_walk(&refusal.visited),
                     )
-                })
-            }
+                }),
         }
     }
 
@@ -121,6 +123,7 @@ impl From<vtd::FaultReason> for Refusal {
 impl Vtd {
     fn translate_in(
         &self,
+        tag: &Tag,
         context: &Context,
         request: &DmaRequest,
     ) -> Result<Translation, Refusal> {
@@ -138,24 +141,80 @@ impl Vtd {
         if request.address_type == AddressType::Translated {
             return Ok(identity(request.address));
         }
-        let walk = self.walk(context, request)?;
+        let page = self.walk_cached(tag, context, request)?;
         Ok(Translation {
-            output: walk.page(),
-            page_shift: walk.page_shift,
-            permissions: walk.cacheable,
+            output: page.page(),
+            page_shift: page.page_shift,
+            permissions: page.cacheable,
         })
     }
 
-    /// Walks the tables of `context` for `request`, with all checks of an untranslated request.
-    pub(crate) fn walk(&self, context: &Context, request: &DmaRequest) -> Result<Walk, Refusal> {
-        let format = self
-            .format(context.levels)
-            .ok_or(vtd::FaultReason::ContextEntryInvalid)?;
+    /// Walks the tables of `context` for `request` from where the paging-structure cache knows
+    /// the way (section 6.2.4), with all checks of an untranslated request.
+    fn walk_cached(
+        &self,
+        tag: &Tag,
+        context: &Context,
+        request: &DmaRequest,
+    ) -> Result<Page, Refusal> {
+        let format = self.format_for(context, request)?;
+        let (root, address) = (context.tables, request.address);
+        let (cached, token) = self.walk_cache.lookup(tag, address);
+        let outcome = self.ram.tables(|tables| match cached {
+            // No table below this one is left to be cached.
+            Some(cached) if cached.level() == 1 => {
+                let outcome = format.translate_from(tables, cached, root, address, request.access);
+                outcome.map(|page| (page, None))
+            }
+            cached => {
+                let cached = cached.unwrap_or(format.root(root));
+                let outcome = format.walk_from(tables, cached, root, address, request.access);
+                outcome.map(|walk| (walk.translation, Some((cached, walk.visited))))
+            }
+        });
+        let (page, visited) = outcome.map_err(|fault| Refusal {
+            reason: reason_of(&fault, context.levels, request.access),
+            visited: fault.visited,
+        })?;
+        if let Some((cached, visited)) = visited {
+            // What failed from the cached table was walked again from the root.
+            let begun = visited.iter().next().map(|step| step.level);
+            let start = if begun == Some(cached.level()) {
+                cached
+            } else {
+                format.root(root)
+            };
+            let positions = format.positions(start, address, &visited);
+            self.walk_cache.insert(token, address, positions);
+        }
+        if MSI_WINDOW.contains(&Iova(page.output.0)) {
+            let reason = vtd::FaultReason::OutputInterruptRange;
+            // What is recorded with the fault is the way from the root.
+            return match self.walk(context, request) {
+                Ok(_) => Err(reason.into()),
+                Err(refusal) => Err(refusal),
+            };
+        }
+        Ok(page)
+    }
+
+    /// The format of the tables of `context`, if they can hold the address of `request`.
+    fn format_for(&self, context: &Context, request: &DmaRequest) -> Result<&SecondStage, Refusal> {
         if request.address.0 >> self.config.mgaw() != 0 {
             return Err(vtd::FaultReason::AddressBeyondMgaw.into());
         }
-        let walk = format
-            .walk(&self.ram, context.tables, request.address, request.access)
+        self.format(context.levels)
+            .ok_or(vtd::FaultReason::ContextEntryInvalid.into())
+    }
+
+    /// Walks the tables of `context` for `request` from the root, with all checks of an
+    /// untranslated request.
+    pub(crate) fn walk(&self, context: &Context, request: &DmaRequest) -> Result<Walk, Refusal> {
+        let format = self.format_for(context, request)?;
+        let (root, address) = (context.tables, request.address);
+        let walk = self
+            .ram
+            .tables(|tables| format.walk(tables, root, address, request.access))
             .map_err(|fault| Refusal {
                 reason: reason_of(&fault, context.levels, request.access),
                 visited: fault.visited,

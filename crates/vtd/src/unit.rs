@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use vm_iommu_dma::{DeviceTlb, Epochs, GuestRam, Iotlb, RouteSink};
+use vm_iommu_dma::{DeviceTlb, Epochs, GuestRam, Iotlb, RouteSink, WalkCache};
 use vm_iommu_pagetable::SecondStage;
 use vm_iommu_spec::vtd::TableRules;
 use vm_iommu_spec::vtd::descriptor::DescriptorRules;
@@ -61,6 +61,7 @@ pub struct Vtd {
 
     pub(crate) contexts: ContextCache,
     pub(crate) iotlb: Arc<Iotlb>,
+    pub(crate) walk_cache: Arc<WalkCache>,
     pub(crate) irtes: IrteCache,
     pub(crate) faults: Mutex<FaultHistory>,
 
@@ -107,6 +108,7 @@ impl Vtd {
             snapshot: RwLock::default(),
             contexts: ContextCache::new(config.context_cache),
             iotlb: Iotlb::new(config.iotlb),
+            walk_cache: WalkCache::new(config.walk_cache),
             irtes: IrteCache::new(config.interrupt_cache),
             faults: Mutex::default(),
             runner: Mutex::default(),
@@ -181,6 +183,7 @@ impl Vtd {
     /// Drops all that is cached; routes are resolved again.
     pub(crate) fn drop_caches(&self) {
         self.contexts.invalidate_all();
+        self.walk_cache.invalidate_all();
         self.iotlb.invalidate_all();
         self.irtes.invalidate(None);
         self.refresh_routes();

@@ -7,7 +7,7 @@ mod model;
 use std::sync::Arc;
 
 use vm_iommu_dma::{
-    DmaHandle, DmaPort, Epochs, GuestRam, InterruptRemapper, IotlbConfig, Upstream,
+    DmaHandle, DmaPort, Epochs, GuestRam, InterruptRemapper, IotlbConfig, Upstream, WalkCacheConfig,
 };
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::{Access, Iova, MsiMessage, Pasid, PhysAddr, RequesterId};
@@ -105,6 +105,7 @@ fn config(input: &mut Input<'_>) -> Option<VtdConfig> {
         snoop_control: on(11),
         coherent: on(12),
         iotlb: IotlbConfig { sets: caches },
+        walk_cache: WalkCacheConfig { sets: caches },
         context_cache: caches,
         interrupt_cache: caches,
         ..VtdConfig::default()

@@ -10,3 +10,4 @@ mod port_iommu;
 mod remapper;
 mod replace;
 mod session;
+mod walk_cache;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
-use vm_iommu_dma::{Epochs, GuestRam, IotlbConfig};
+use vm_iommu_dma::{Epochs, GuestRam, IotlbConfig, WalkCacheConfig};
 use vm_iommu_spec::{PhysAddr, RequesterId};
 use vm_iommu_vtd::dmar::{Dmar, Drhd, Scope};
 use vm_iommu_vtd::{Progress, UnitInterrupts, Vtd, VtdConfig};
@@ -39,6 +39,7 @@ pub(super) fn make(
     };
     if !options.caches {
         config.iotlb = IotlbConfig { sets: 0 };
+        config.walk_cache = WalkCacheConfig { sets: 0 };
         config.context_cache = 0;
         config.interrupt_cache = 0;
     }

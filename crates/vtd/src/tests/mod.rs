@@ -3,6 +3,7 @@ mod caches;
 mod commands;
 mod config;
 mod conformance;
+mod differential;
 mod dmar;
 mod drain;
 mod faults;

@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vm_iommu_dma::{InterruptRemapper, IotlbConfig};
+use vm_iommu_dma::{InterruptRemapper, IotlbConfig, WalkCacheConfig};
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::{Access, Iova, MsiMessage, Pasid, PhysAddr, RequesterId};
 
@@ -85,6 +85,7 @@ fn config() -> impl Strategy<Value = VtdConfig> {
                 maximum_address_mask: on(7).then_some(18),
                 snoop_control: on(8),
                 iotlb: IotlbConfig { sets: caches },
+                walk_cache: WalkCacheConfig { sets: caches },
                 context_cache: caches,
                 interrupt_cache: caches,
                 ..VtdConfig::default()
@@ -176,6 +177,7 @@ proptest! {
     ) {
         let sized = |caches| VtdConfig {
             iotlb: IotlbConfig { sets: caches },
+            walk_cache: WalkCacheConfig { sets: caches },
             context_cache: caches,
             interrupt_cache: caches,
             ..VtdConfig::default()
