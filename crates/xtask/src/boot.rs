@@ -228,6 +228,7 @@ fn prepare(
         name,
         argv,
         limit_ms: guest.limit.as_millis() as u64,
+        local: Vec::new(),
     };
     Ok((machine, job))
 }

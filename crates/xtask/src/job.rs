@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// What a guest's report lines begin with.
 pub const MARKER: &str = "@@VMI ";
 
+/// The folder in the box's memory for copies of files that jobs name as local.
+pub const LOCAL: &str = "/tmp/local";
+
 /// The longest console line that is read as one, in bytes.
 const LINE_LIMIT: u64 = 64 << 10;
 /// How much console output is kept; a guest that floods its console cannot fill the disk.
@@ -28,6 +31,10 @@ pub struct Job {
     pub argv: Vec<String>,
     /// How long it may run, in milliseconds.
     pub limit_ms: u64,
+    /// Files of the run's folder that are copied to [`LOCAL`], once, before the job's clock
+    /// starts: in the box, the run's folder is shared with the host and slow to read.
+    #[serde(default)]
+    pub local: Vec<String>,
 }
 
 /// A report line of a guest.
@@ -176,6 +183,20 @@ fn parse_mark(line: &str, at_ms: f64) -> Option<Mark> {
     })
 }
 
+/// Copies what `job` wants to have near from `folder` to `local`, unless it is there.
+fn copy_local(job: &Job, folder: &Path, local: &Path) -> Result<()> {
+    for name in &job.local {
+        let to = local.join(name);
+        if to.exists() {
+            continue;
+        }
+        std::fs::create_dir_all(local)
+            .and_then(|()| std::fs::copy(folder.join(name), &to))
+            .with_context(|| format!("cannot copy {name} to {}", local.display()))?;
+    }
+    Ok(())
+}
+
 /// The harness of the box: runs the jobs that `jobs.json` in `folder` lists, one after another,
 /// and leaves each one's result beside it.
 pub fn run_all(folder: &Path) -> Result<()> {
@@ -184,6 +205,7 @@ pub fn run_all(folder: &Path) -> Result<()> {
     let jobs: Vec<Job> = serde_json::from_slice(&list).context("jobs.json is malformed")?;
     for job in &jobs {
         println!("{MARKER}job={}", job.name);
+        copy_local(job, folder, Path::new(LOCAL))?;
         let result = run(job, folder, |_| {})?;
         let path = result_path(folder, &job.name);
         // Written whole before it appears, since the host polls for it.

@@ -20,6 +20,16 @@ pub fn byte_bar(name: &str, total: u64) -> ProgressBar {
     bar
 }
 
+/// A bar that fills up to `total` steps, with what the message says beside it.
+pub fn percent_bar(message: &str, total: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    if let Ok(style) = ProgressStyle::with_template("  [{bar:28}] {percent:>3} % {wide_msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(message.to_owned());
+    bar
+}
+
 /// A spinner with a clock, for work of unknown length.
 pub fn spinner(message: impl Into<String>) -> ProgressBar {
     let bar = ProgressBar::new_spinner();

@@ -50,7 +50,13 @@ pub fn build_vmm() -> Result<PathBuf> {
     let mut command = cargo();
     command
         .args(["build", "--release", "--package", "vm-iommu-vmm"])
-        .args(["--bin", "vm-iommu"])
+        .args(["--bin", "vm-iommu"]);
+    build(command, "vm-iommu")
+}
+
+/// Runs a build and returns the path of the program that it made of the target `name`.
+pub fn build(mut command: Command, name: &'static str) -> Result<PathBuf> {
+    command
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
@@ -63,21 +69,21 @@ pub fn build_vmm() -> Result<PathBuf> {
     let reader = std::thread::spawn(move || {
         let lines = std::io::BufReader::new(stdout).lines();
         lines.map_while(Result::ok).fold(None, |found, line| {
-            executable_of(&line).map(PathBuf::from).or(found)
+            executable_of(&line, name).map(PathBuf::from).or(found)
         })
     });
     let ending = running.wait(|| {})?;
     let binary = reader.join().unwrap_or_default();
     if !ending.is_success() {
-        bail!("building vm-iommu-vmm failed ({ending}); its errors are above");
+        bail!("building {name} failed ({ending}); its errors are above");
     }
-    binary.context("cargo built vm-iommu-vmm but named no binary")
+    binary.with_context(|| format!("cargo built {name} but named no program"))
 }
 
-/// The binary that a line of cargo's JSON messages says was built as `vm-iommu`.
-fn executable_of(line: &str) -> Option<String> {
+/// The program that a line of cargo's JSON messages says was built of the target `name`.
+fn executable_of(line: &str, name: &str) -> Option<String> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    if message["target"]["name"] != "vm-iommu" {
+    if message["target"]["name"] != name {
         return None;
     }
     message["executable"].as_str().map(str::to_owned)

@@ -5,6 +5,7 @@ fn job(script: &str, limit_ms: u64) -> Job {
         name: "j".to_owned(),
         argv: ["sh", "-c", script].map(str::to_owned).to_vec(),
         limit_ms,
+        local: Vec::new(),
     }
 }
 
@@ -43,4 +44,20 @@ fn the_harness_leaves_a_result_for_each_job() {
     let result = std::fs::read(result_path(dir.path(), "j")).unwrap();
     let result: JobResult = serde_json::from_slice(&result).unwrap();
     assert_eq!(result.ending, Ending::Exited(3));
+}
+
+#[test]
+fn local_files_are_copied_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let near = tempfile::tempdir().unwrap();
+    let local = near.path().join("local");
+    let mut job = job("true", 20_000);
+    job.local = vec!["kernel".to_owned()];
+    assert!(copy_local(&job, dir.path(), &local).is_err());
+    for content in ["first", "second"] {
+        std::fs::write(dir.path().join("kernel"), content).unwrap();
+        copy_local(&job, dir.path(), &local).unwrap();
+        let copied = std::fs::read_to_string(local.join("kernel")).unwrap();
+        assert_eq!(copied, "first");
+    }
 }

@@ -6,14 +6,17 @@ fn the_root_is_the_workspace() {
 }
 
 #[test]
-fn only_the_vmms_binary_is_taken_from_cargo() {
+fn only_the_named_binary_is_taken_from_cargo() {
     let line = r#"{"target":{"name":"vm-iommu"},"executable":"/t/vm-iommu"}"#;
-    assert_eq!(executable_of(line).as_deref(), Some("/t/vm-iommu"));
+    assert_eq!(
+        executable_of(line, "vm-iommu").as_deref(),
+        Some("/t/vm-iommu")
+    );
     let line = r#"{"target":{"name":"xtask"},"executable":"/t/xtask"}"#;
-    assert_eq!(executable_of(line), None);
+    assert_eq!(executable_of(line, "vm-iommu"), None);
     let library = r#"{"target":{"name":"vm-iommu"},"executable":null}"#;
-    assert_eq!(executable_of(library), None);
-    assert_eq!(executable_of("warning: text"), None);
+    assert_eq!(executable_of(library, "vm-iommu"), None);
+    assert_eq!(executable_of("warning: text", "vm-iommu"), None);
 }
 
 #[test]
