@@ -9,13 +9,13 @@ impl Random {
     pub fn new(seed: u64, stream: u64, case: u64) -> Self {
         let mut random = Self(seed);
         for word in [stream, case] {
-            random.0 = random.next() ^ word;
+            random.0 = random.word() ^ word;
         }
         random
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +25,7 @@ impl Random {
 
     /// A number below `bound`, which is not 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
+        self.word() % bound
     }
 
     /// True `percent` times in a hundred.

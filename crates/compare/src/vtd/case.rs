@@ -108,15 +108,17 @@ impl Case {
         let device = |place: u64| DEVICES.iter().any(|devices| devices.contains(&place));
         let structure =
             |place: u64| (layout::STRUCTURES.start..layout::DATA.start).contains(&place);
+        let harmful = |place: u64| {
+            low(place)
+                || device(place) && !INTERRUPTS.contains(&place)
+                || structure(place) && request.write
+        };
         !INTERRUPTS.contains(&request.iova)
-            && self.places(request.iova).into_iter().all(|place| {
-                let interrupt = INTERRUPTS.contains(&place);
-                !low(place) && (interrupt || !device(place)) && !(structure(place) && request.write)
-            })
-            && self
+            && !self.places(request.iova).into_iter().any(harmful)
+            && !self
                 .steps(request.iova)
                 .into_iter()
-                .all(|step| !low(step.at) && !device(step.at))
+                .any(|step| low(step.at) || device(step.at))
     }
 
     /// The places of an address that are RAM for data.

@@ -176,7 +176,7 @@ impl Maker<'_> {
     fn ignored(&mut self) -> u64 {
         if self.random.chance(20) {
             let anywhere = Entry::IGNORED | Entry::MEMORY_TYPE | Entry::ACCESSED | Entry::DIRTY;
-            self.random.next() & anywhere
+            self.random.word() & anywhere
         } else {
             0
         }
@@ -211,7 +211,7 @@ impl Maker<'_> {
                 let size = 1_u64 << reach(level);
                 entry & !Entry::FRAME | INTERRUPTS.start & !(size - 1)
             }
-            13 => entry & !Entry::FRAME | self.random.next() & Entry::FRAME,
+            13 => entry & !Entry::FRAME | self.random.word() & Entry::FRAME,
             _ => {
                 self.damage_roots();
                 return;
@@ -274,7 +274,7 @@ impl Maker<'_> {
         let path = self.random.below(self.paths.len() as u64) as usize;
         let path = &self.paths[path];
         let inside = (1_u64 << reach(path.leaf)) - 8;
-        let iova = path.iova & !(inside | 7) | self.random.next() & inside;
+        let iova = path.iova & !(inside | 7) | self.random.word() & inside;
         let width = self.session.width;
         let iova = match self.random.below(20) {
             0 => iova ^ 1 << self.random.below(61) << 3,
@@ -288,7 +288,7 @@ impl Maker<'_> {
                 // The last page of all but one: QEMU's regions end a byte below 2^64.
                 u64::MAX - 0x1fff,
             ]),
-            3 => self.random.next() & ((1 << width) - 8),
+            3 => self.random.word() & ((1 << width) - 8),
             _ => iova,
         };
         Request {
