@@ -23,7 +23,7 @@ fn machine(sets: usize) -> Machine {
     for (table, level) in [(ROOT, 4), (0x2000, 3), (0x3000, 2), (0x4000, 1)] {
         let index = ADDRESS.0 >> (3 + 9 * level) & 511;
         let entry = if level == 2 { 1 } else { 3 };
-        ram.store(PhysAddr(table + index * 8), table + 0x1000 | entry)
+        ram.store(PhysAddr(table + index * 8), (table + 0x1000) | entry)
             .unwrap();
     }
     let iotlb = Iotlb::new(IotlbConfig::default());

@@ -240,7 +240,7 @@ fn key(tag: u64, generation: u64, address: Iova, level: u8) -> Key {
     let prefix = address.0 >> reach(level) << reach(level);
     Key {
         tag,
-        word: prefix | u64::from(level) << LEVEL_SHIFT | generation % GENERATIONS,
+        word: prefix | (u64::from(level) << LEVEL_SHIFT) | (generation % GENERATIONS),
     }
 }
 

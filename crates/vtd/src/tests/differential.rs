@@ -88,7 +88,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn address(region: u64, slot: u64, page: u64) -> u64 {
-    region << 30 | slot << 21 | page << 12
+    (region << 30) | (slot << 21) | (page << 12)
 }
 
 fn machine(iotlb: usize, walks: usize, contexts: usize) -> Machine {
@@ -115,7 +115,7 @@ fn machine(iotlb: usize, walks: usize, contexts: usize) -> Machine {
         store(FRAMES + frame * 0x1000, frame);
         store(
             leaf_table(frame / 2) + frame % 2 * 8,
-            FRAMES + frame * 0x1000 | 3,
+            (FRAMES + frame * 0x1000) | 3,
         );
     }
     machine
@@ -159,7 +159,7 @@ fn perform(machine: &Machine, step: &Step) -> Option<Result<u64, vm_iommu_spec::
             scope,
         } => {
             let place = leaf_table(table) + page * 8;
-            if replace(place, FRAMES + frame * 0x1000 | permissions) {
+            if replace(place, (FRAMES + frame * 0x1000) | permissions) {
                 // Wherever the table hangs.
                 let mut pages = Vec::new();
                 for (region, upper) in (0..).zip(LEVEL_2) {
@@ -243,7 +243,7 @@ fn a_walk_begins_at_the_lowest_cached_table_until_an_invalidation_without_hint()
     let counters = || machine.unit.inspect().walk_cache;
     let page = [iotlb_pages(DOMAIN, 0, 0)];
     let [low, high] = page[0];
-    let hinted = [[low, high | 1 << 6]];
+    let hinted = [[low, high | (1 << 6)]];
     machine.read_at(0).unwrap();
     assert_eq!((counters().hits, counters().misses), (0, 1));
     machine.read_at(0x1000).unwrap();
