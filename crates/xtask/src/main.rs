@@ -82,3 +82,6 @@ fn run(command: Command) -> Result<bool> {
         Command::BoxAgent { folder } => job::run_all(&folder).map(|()| true),
     }
 }
+
+#[cfg(test)]
+mod tests;
