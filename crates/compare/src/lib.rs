@@ -7,6 +7,7 @@
 //! is generated from it.
 #![deny(missing_docs)]
 
+pub mod amd;
 pub mod document;
 pub mod ours;
 pub mod qemu;

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use vm_iommu_compare::amd::run as amd;
 use vm_iommu_compare::document::document;
 use vm_iommu_compare::qemu::PROGRAM;
 use vm_iommu_compare::vtd::run::{Options, Report, run};
+use vm_iommu_compare::vtd::session::SESSIONS;
 
 /// Puts the same tables and requests to QEMU's remapping unit and to ours.
 #[derive(Debug, Parser)]
@@ -54,21 +56,68 @@ fn compare(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     let version = version()?;
+    let time = Duration::from_secs(arguments.seconds);
+    // All units get the same time.
+    let units = SESSIONS.len() as u32 + 1;
+    let (vtd_time, amd_time) = match arguments.session {
+        None => (time / units * (units - 1), time / units),
+        Some(_) => (time, time),
+    };
     let options = Options {
-        time: Duration::from_secs(arguments.seconds),
+        time: vtd_time,
         seed: arguments.seed,
         session: arguments.session.clone(),
         case: arguments.case,
     };
-    let report = run(&options)?;
+    let name = arguments.session.as_deref();
+    let vtd = match name {
+        Some(amd::NAME) => None,
+        _ => Some(run(&options)?),
+    };
+    let amd = match name {
+        None | Some(amd::NAME) => Some(amd::run(arguments.seed, amd_time, arguments.case)?),
+        Some(_) => None,
+    };
     if arguments.json {
-        let document = serde_json::json!({ "qemu": version, "report": report });
+        let document = serde_json::json!({ "qemu": version, "vtd": vtd, "amd_v1": amd });
         println!("{document:#}");
     } else {
         println!("{version}");
-        print(&report);
+        vtd.iter().for_each(print);
+        amd.iter()
+            .for_each(|report| print_amd(arguments.seed, report));
     }
-    Ok(report.unknown == 0)
+    let unknown = vtd.map_or(0, |report| report.unknown) + amd.map_or(0, |report| report.unknown);
+    Ok(unknown == 0)
+}
+
+fn print_amd(seed: u64, report: &amd::Report) {
+    println!();
+    println!(
+        "amd-iommu: {} cases, {} requests, {} pass",
+        report.cases, report.requests, report.passed
+    );
+    println!();
+    println!("known differences");
+    for (name, title, count) in &report.known {
+        println!("{count:>8}  {name}: {title}");
+    }
+    println!("{:>8}  unexplained", report.unknown);
+    for example in &report.examples {
+        println!();
+        println!(
+            "again: cargo xtask compare --seed {seed} --session {} --case {}",
+            amd::NAME,
+            example.case
+        );
+        println!("  mode {}", example.mode);
+        for (address, word) in &example.words {
+            println!("  {address:#x}: {word:#018x}");
+        }
+        println!("  {:x?}", example.request);
+        println!("  ours: {}", example.ours);
+        println!("  QEMU: {:x?}", example.qemu);
+    }
 }
 
 fn print(report: &Report) {

@@ -14,8 +14,10 @@ use crate::side::{SLOTS, SOURCE, Side, layout};
 /// The program, found through PATH.
 pub const PROGRAM: &str = "qemu-system-x86_64";
 
-/// Where the unit's registers are.
-const UNIT: u64 = 0xfed9_0000;
+/// Where the registers of `intel-iommu` are.
+const INTEL: u64 = 0xfed9_0000;
+/// Where the registers of `amd-iommu` are.
+const AMD: u64 = 0xfed8_0000;
 /// Where `edu`'s BAR 0 is put.
 const EDU: u64 = 0xfea0_0000;
 /// Where `edu`'s buffer lies among its own addresses.
@@ -35,15 +37,29 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Qemu {
     qtest: Qtest,
+    /// Where the unit's registers are.
+    unit: u64,
 }
 
 impl Qemu {
-    /// Starts QEMU with a unit whose properties are `unit`, as in `aw-bits=48`. Its socket and
-    /// firmware are files in `folder`.
+    /// Starts QEMU with an `intel-iommu` whose properties are `unit`, as in `aw-bits=48`. Its
+    /// socket and firmware are files in `folder`.
     ///
     /// # Errors
     /// [`QtestError`].
     pub fn start(unit: &str, folder: &Path) -> Result<Self, QtestError> {
+        Self::with(&format!("intel-iommu,intremap=off,{unit}"), INTEL, folder)
+    }
+
+    /// Starts QEMU with an `amd-iommu`.
+    ///
+    /// # Errors
+    /// [`QtestError`].
+    pub fn start_amd(folder: &Path) -> Result<Self, QtestError> {
+        Self::with("amd-iommu,intremap=off", AMD, folder)
+    }
+
+    fn with(device: &str, unit: u64, folder: &Path) -> Result<Self, QtestError> {
         let firmware = folder.join("halt.bin");
         std::fs::write(&firmware, halting_firmware())?;
         let mut command = Command::new(PROGRAM);
@@ -53,11 +69,15 @@ impl Qemu {
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .arg("-bios")
             .arg(&firmware)
-            .arg("-device")
-            .arg(format!("intel-iommu,intremap=off,{unit}"))
-            .args(["-device", "edu,addr=3,dma_mask=0xffffffffffffffff"]);
+            .args([
+                "-device",
+                device,
+                "-device",
+                "edu,addr=3,dma_mask=0xffffffffffffffff",
+            ]);
         let mut qemu = Self {
             qtest: Qtest::start(&mut command, folder)?,
+            unit,
         };
         qemu.find_edu()?;
         Ok(qemu)
@@ -147,28 +167,28 @@ impl Side for Qemu {
     }
 
     fn read32(&mut self, register: u16) -> Result<u32, QtestError> {
-        let address = UNIT + u64::from(register);
+        let address = self.unit + u64::from(register);
         Ok(self.qtest.ask(format!("readl {address:#x}"))? as u32)
     }
 
     fn read64(&mut self, register: u16) -> Result<u64, QtestError> {
-        self.load(UNIT + u64::from(register))
+        self.load(self.unit + u64::from(register))
     }
 
     fn read128(&mut self, register: u16) -> Result<[u64; 2], QtestError> {
-        let place = UNIT + u64::from(register);
+        let place = self.unit + u64::from(register);
         let values = self.load_all(&[place, place + 8])?;
         Ok(std::array::from_fn(|i| values.get(i).copied().unwrap_or(0)))
     }
 
     fn write32(&mut self, register: u16, value: u32) -> Result<(), QtestError> {
-        let address = UNIT + u64::from(register);
+        let address = self.unit + u64::from(register);
         self.qtest.tell(format!("writel {address:#x} {value:#x}"));
         Ok(())
     }
 
     fn write64(&mut self, register: u16, value: u64) -> Result<(), QtestError> {
-        self.writeq(UNIT + u64::from(register), value);
+        self.writeq(self.unit + u64::from(register), value);
         Ok(())
     }
 

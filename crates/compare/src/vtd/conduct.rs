@@ -244,17 +244,17 @@ impl<S: Side> Conductor<S> {
 
 /// What a place of data holds before a request: its address, where the lowest bits of an entry
 /// make it absent, should it be taken for one.
-fn tag(place: u64) -> u64 {
+pub fn tag(place: u64) -> u64 {
     0x5a << 56 | place << 4
 }
 
 /// What a slot holds before a request.
-fn pattern(slot: u16) -> u64 {
+pub fn pattern(slot: u16) -> u64 {
     0xa5 << 56 | u64::from(slot) << 4
 }
 
 /// What all slots hold before a case.
-fn patterns() -> [u64; SLOTS] {
+pub fn patterns() -> [u64; SLOTS] {
     std::array::from_fn(|slot| pattern(slot as u16))
 }
 
