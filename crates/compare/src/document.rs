@@ -10,8 +10,8 @@ use crate::vtd::session::SESSIONS;
 const HEAD: &str = "\
 # QEMU's units and ours: known differences
 
-Made by `cargo xtask compare --document` from the table in `crates/compare/src/vtd/known.rs`; a
-test holds the two together.
+Made by `cargo xtask compare --document` from the tables in `crates/compare/src/vtd/known.rs` and
+`crates/compare/src/amd/known.rs`; a test holds them together.
 
 `cargo xtask compare` puts the same bytes and the same requests to two VT-d units: QEMU's
 `intel-iommu`, with an `edu` as the device, and the whole unit of `crates/vtd`, with a `DmaHandle`

@@ -25,7 +25,7 @@ struct Arguments {
     /// Where the random choices come from.
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     seed: u64,
-    /// Only this of QEMU's units.
+    /// Only this of QEMU's units: 48, 39, 48-snoop, 48-device-tlb or amd-v1.
     #[arg(long, value_name = "NAME")]
     session: Option<String>,
     /// Only this case; with the seed and the unit that a report names, it is the same again.

@@ -131,7 +131,7 @@ pub fn run(options: &Options) -> Result<Report> {
         .collect();
     anyhow::ensure!(
         !chosen.is_empty(),
-        "there is no such session; there are {}",
+        "there is no such session; there are {} and amd-v1",
         SESSIONS
             .iter()
             .map(|s| s.name)
