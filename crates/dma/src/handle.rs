@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The most bytes copied within one epoch, so that a drain ends soon.
-const CHUNK: usize = 16 * 1024;
+pub(crate) const CHUNK: usize = 16 * 1024;
 
 /// The pages that are cached for writing while writes are logged, a power of two in bytes.
 const LOGGED_SHIFT: u8 = 12;
@@ -135,6 +135,9 @@ impl DmaHandle {
                 address: address.0,
                 data: u32::from_le_bytes(data),
             };
+            // In an epoch, so that whoever stops the function or invalidates the interrupt's
+            // entry waits for it.
+            let _epoch = self.enter();
             return self.port.signal_msi(message).map_err(|reason| Partial {
                 done: 0,
                 fault: self.request(address, Access::WRITE).fault(reason),
@@ -271,8 +274,9 @@ impl DmaHandle {
         operate(memory).map_err(|_| request.fault(FaultReason::Misaligned))
     }
 
+    /// Begins an epoch that ends with the guard.
     #[inline]
-    fn enter(&self) -> EpochGuard<'_> {
+    pub(crate) fn enter(&self) -> EpochGuard<'_> {
         self.begin_epoch();
         EpochGuard(&self.slot)
     }
@@ -320,6 +324,12 @@ impl DmaHandle {
     /// epoch and did [`check_range`](Self::check_range).
     pub(crate) fn resolve(&self, request: &DmaRequest, len: usize) -> Result<Piece, Fault> {
         let word = self.port.word();
+        // Who asks is decided here, together with what is remembered under the word: the
+        // function may have been renumbered since the request was made up.
+        let request = &DmaRequest {
+            requester: DmaPort::requester_of(word),
+            ..*request
+        };
         if let Some(reason) = DmaPort::refusal_of(word) {
             return Err(request.fault(reason));
         }
@@ -508,7 +518,7 @@ unsafe fn copy_in(host: NonNull<u8>, data: &[u8]) {
 }
 
 /// Ends the epoch when dropped.
-struct EpochGuard<'a>(&'a EpochSlot);
+pub(crate) struct EpochGuard<'a>(&'a EpochSlot);
 
 impl Drop for EpochGuard<'_> {
     #[inline]

@@ -25,6 +25,7 @@
 #![deny(missing_docs)]
 
 mod acknowledge;
+mod atc;
 mod barrier;
 mod epoch;
 mod handle;
@@ -42,6 +43,7 @@ mod sync;
 mod walk_cache;
 
 pub use acknowledge::{Acknowledgement, Awaited};
+pub use atc::{Atc, AtcConfig, AtcCounters, AtcHandle, AtcPage};
 pub use epoch::{Drain, EpochSlot, Epochs};
 pub use handle::{DmaHandle, Partial};
 pub use interrupt::{DiscardMsi, InterruptRemapper, MsiSink, MsiVector, RouteSink};

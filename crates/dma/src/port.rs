@@ -71,7 +71,12 @@ impl DmaPort {
 
     /// Who the function is on the bus.
     pub fn requester(&self) -> RequesterId {
-        RequesterId::from_raw(self.word() as u32)
+        Self::requester_of(self.word())
+    }
+
+    /// The requester that a word stands for.
+    pub(crate) fn requester_of(word: u64) -> RequesterId {
+        RequesterId::from_raw(word as u32)
     }
 
     /// Sets who the function is: the bus number is live, and moves when a bridge is renumbered.
@@ -144,10 +149,11 @@ impl DmaPort {
     /// # Errors
     /// The reason, if the function may not issue requests now.
     pub fn signal_msi(&self, message: MsiMessage) -> Result<(), FaultReason> {
-        match self.refusal() {
+        let word = self.word();
+        match Self::refusal_of(word) {
             Some(reason) => Err(reason),
             None => {
-                self.upstream.msi.signal(self.requester(), message);
+                self.upstream.msi.signal(Self::requester_of(word), message);
                 Ok(())
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vm_iommu_spec::{Access, DmaRequest, Fault, Iova, Pasid, PhysAddr, RequesterId};
 
-use crate::{Iotlb, Space};
+use crate::{Acknowledgement, Iotlb, Space};
 
 /// The outcome of a translation: where a page lies and what may be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,14 @@ pub trait DmaRemapper: Send + Sync {
 
 /// The translation cache that a device keeps for itself (Address Translation Services).
 pub trait DeviceTlb: Send + Sync {
-    /// Drops every translation of `range`, for `pasid` if named, and returns when the device uses
-    /// none of them any more. Must not block on work that the guest can stretch.
-    fn invalidate(&self, requester: RequesterId, pasid: Option<Pasid>, range: RangeInclusive<Iova>);
+    /// Drops every translation of `range`, for `pasid` if named. `done` is dropped when the device
+    /// uses none of them any more, accesses in its own epochs aside; the unit waits for it, until
+    /// its embedder says that the time is over. Must not block.
+    fn invalidate(
+        &self,
+        requester: RequesterId,
+        pasid: Option<Pasid>,
+        range: RangeInclusive<Iova>,
+        done: Acknowledgement,
+    );
 }

@@ -8,7 +8,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, TryLockError};
 
-use vm_iommu_dma::Drain;
+use vm_iommu_dma::{Awaited, Drain};
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::vtd::descriptor::{Descriptor, IotlbScope, Wait};
 use vm_iommu_spec::vtd::registers::{
@@ -21,6 +21,8 @@ use crate::unit::Vtd;
 
 /// How many descriptors one register write, or one [`Vtd::step`], processes.
 const BATCH: usize = 64;
+/// How many invalidations of device-TLBs may be without an answer before the queue waits.
+const UNANSWERED: usize = 32;
 /// How often a drain is looked at before the rest is left for later.
 const DRAIN_LOOKS: usize = 256;
 
@@ -47,6 +49,8 @@ pub(crate) struct Runner {
     unrouted: bool,
     /// A device-TLB that did not answer; reported at the next wait.
     pub(crate) silent: Option<u16>,
+    /// Device-TLBs that were told to invalidate and have not answered, by source id.
+    unanswered: Vec<(u16, Awaited)>,
 }
 
 /// What became of the head of the queue.
@@ -95,7 +99,36 @@ impl Vtd {
         Progress::Pending
     }
 
+    /// Says that the time is over for the device-TLBs that have not yet answered: the unit gives
+    /// up waiting, and the guest sees an invalidation time-out error (ITE of FSTS_REG). How long
+    /// to wait is the embedder's affair; PCI Express gives a device a minute.
+    pub fn expire_device_tlbs(&self) -> Progress {
+        self.device_tlbs_expired.store(true, Ordering::SeqCst);
+        let progress = self.work();
+        if progress == Progress::Pending {
+            self.wake();
+        }
+        progress
+    }
+
+    /// Forgets device-TLBs that answered, and gives up the others if their time is over.
+    fn look_at_device_tlbs(&self, runner: &mut Runner) {
+        let expired = self.device_tlbs_expired.swap(false, Ordering::SeqCst);
+        for (source, awaited) in std::mem::take(&mut runner.unanswered) {
+            if awaited.is_answered() {
+                continue;
+            }
+            if expired {
+                awaited.abandon();
+                runner.silent = Some(source);
+            } else {
+                runner.unanswered.push((source, awaited));
+            }
+        }
+    }
+
     fn turn(&self, runner: &mut MutexGuard<'_, Runner>, budget: &mut usize) -> Progress {
+        self.look_at_device_tlbs(runner);
         loop {
             if let Some((_, drain)) = &mut runner.command {
                 if !settled(drain) {
@@ -160,14 +193,20 @@ impl Vtd {
                 return Advance::Blocked;
             }
             if let Some((queue, wait, _)) = runner.wait.take() {
-                self.complete_wait(queue, wait);
+                match runner.silent.take() {
+                    Some(source) => self.abort_wait(queue, source),
+                    None => self.complete_wait(queue, wait),
+                }
             }
             return Advance::Done;
         }
         let Some((queue, head)) = self.next_descriptor(runner) else {
             return Advance::Empty;
         };
-        if *budget == 0 {
+        if runner.unanswered.len() >= UNANSWERED {
+            self.look_at_device_tlbs(runner);
+        }
+        if *budget == 0 || runner.unanswered.len() >= UNANSWERED {
             return Advance::Blocked;
         }
         *budget -= 1;
@@ -256,7 +295,11 @@ impl Vtd {
                 match self.device_tlb(*source) {
                     Some(device) => {
                         let requester = RequesterId::from_source_id(self.config.segment, *source);
-                        device.invalidate(requester, None, range.clone());
+                        let (done, awaited) = self.epochs.acknowledgement();
+                        device.invalidate(requester, None, range.clone(), done);
+                        if !awaited.is_answered() {
+                            runner.unanswered.push((*source, awaited));
+                        }
                     }
                     None => runner.silent = Some(*source),
                 }
@@ -268,15 +311,7 @@ impl Vtd {
 
     fn begin_wait(&self, runner: &mut Runner, queue: Queue, wait: Wait) -> Advance {
         if let Some(source) = runner.silent.take() {
-            // The wait is discarded: nothing tells its software but the error.
-            let event = self.on_queue(queue, |control| {
-                control.advance_head(queue);
-                control.timeout_error(source)
-            });
-            if self.queue_log.allows() {
-                log::warn!("VT-d: device-TLB of source id {source:#06x} did not answer");
-            }
-            self.send(event.flatten());
+            self.abort_wait(queue, source);
             return Advance::Done;
         }
         if std::mem::take(&mut runner.unrouted) {
@@ -288,6 +323,18 @@ impl Vtd {
             self.complete_wait(queue, wait);
         }
         Advance::Done
+    }
+
+    /// Discards a wait: nothing tells its software but the error.
+    fn abort_wait(&self, queue: Queue, source: u16) {
+        let event = self.on_queue(queue, |control| {
+            control.advance_head(queue);
+            control.timeout_error(source)
+        });
+        if self.queue_log.allows() {
+            log::warn!("VT-d: device-TLB of source id {source:#06x} did not answer");
+        }
+        self.send(event.flatten());
     }
 
     /// Writes the status, then raises the event, then moves the head (section 6.5.2.8).

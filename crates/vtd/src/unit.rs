@@ -72,6 +72,8 @@ pub struct Vtd {
     pub(crate) more_work: AtomicBool,
     /// Whether whoever worked last left something.
     pub(crate) held_up: AtomicBool,
+    /// Whether the embedder gave the device-TLBs up that have not answered.
+    pub(crate) device_tlbs_expired: AtomicBool,
     waker: Mutex<Option<Waker>>,
 
     pub(crate) route_sinks: Mutex<Vec<Weak<dyn RouteSink>>>,
@@ -114,6 +116,7 @@ impl Vtd {
             runner: Mutex::default(),
             more_work: AtomicBool::new(false),
             held_up: AtomicBool::new(false),
+            device_tlbs_expired: AtomicBool::new(false),
             waker: Mutex::default(),
             route_sinks: Mutex::default(),
             device_tlbs: Mutex::default(),

@@ -1,5 +1,6 @@
 //! Tests of the crate as its users see it, over a remapper made of a plain map.
 
+mod atc;
 mod dirty;
 mod epoch;
 mod handle;

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use vm_iommu_spec::{
-    Access, DmaRequest, DomainId, Fault, FaultReason, Iova, MsiMessage, PhysAddr, RequesterId, vtd,
+    Access, AddressType, DmaRequest, DomainId, Fault, FaultReason, Iova, MsiMessage, PhysAddr,
+    RequesterId, vtd,
 };
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -92,6 +93,13 @@ impl DmaRemapper for MapRemapper {
     }
 
     fn translate(&self, _space: &Space, request: &DmaRequest) -> Result<Translation, Fault> {
+        if request.address_type == AddressType::Translated {
+            return Ok(Translation {
+                output: PhysAddr(request.address.align_down(0x1000).0),
+                page_shift: 12,
+                permissions: READ_WRITE,
+            });
+        }
         self.walks.fetch_add(1, Ordering::Relaxed);
         let pages = self.pages.lock().unwrap();
         let below = pages.range(..=request.address.0).next_back();
@@ -155,4 +163,50 @@ fn a_renumbered_requester_is_bound_again() {
     port.set_requester(RequesterId::from_source_id(0, 0x100));
     handle.write(Iova(0), b"x").unwrap();
     assert_eq!(remapper.binds.load(Ordering::Relaxed), 2);
+}
+
+/// A remapper whose first walk is overtaken by a renumbering of the bus.
+struct Overtaken {
+    inner: Arc<MapRemapper>,
+    port: OnceLock<Weak<DmaPort>>,
+    bound: Mutex<Vec<RequesterId>>,
+}
+
+impl DmaRemapper for Overtaken {
+    fn bind(&self, request: &DmaRequest) -> Result<Arc<Space>, Fault> {
+        self.bound.lock().unwrap().push(request.requester);
+        self.inner.bind(request)
+    }
+
+    fn translate(&self, space: &Space, request: &DmaRequest) -> Result<Translation, Fault> {
+        let port = self.port.get().and_then(Weak::upgrade).unwrap();
+        port.set_requester(RequesterId::from_source_id(0, 0x200));
+        self.inner.translate(space, request)
+    }
+
+    fn iotlb(&self) -> &Arc<Iotlb> {
+        self.inner.iotlb()
+    }
+}
+
+#[test]
+fn a_transfer_that_a_renumbering_overtakes_goes_on_under_the_new_requester() {
+    let inner = MapRemapper::new(IotlbConfig::default());
+    inner.map(0, 0, 12, READ_WRITE);
+    inner.map(0x1000, 0x1000, 12, READ_WRITE);
+    let remapper = Arc::new(Overtaken {
+        port: OnceLock::new(),
+        bound: Mutex::default(),
+        inner: inner.clone(),
+    });
+    let port = DmaPort::new(Upstream {
+        remapper: Some(remapper.clone()),
+        ..inner.port(&ram()).upstream().clone()
+    });
+    remapper.port.set(Arc::downgrade(&port)).unwrap();
+    port.set_requester(RequesterId::from_source_id(0, 0x100));
+    port.set_bus_master(true);
+    port.handle().read(Iova(0xff8), &mut [0; 16]).unwrap();
+    let asked = [0x100, 0x200].map(|id| RequesterId::from_source_id(0, id));
+    assert_eq!(*remapper.bound.lock().unwrap(), asked);
 }

@@ -3,6 +3,7 @@ mod caches;
 mod commands;
 mod config;
 mod conformance;
+mod device_tlb;
 mod differential;
 mod dmar;
 mod drain;

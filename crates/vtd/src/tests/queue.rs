@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, Weak};
 
-use vm_iommu_dma::DeviceTlb;
+use vm_iommu_dma::{Acknowledgement, DeviceTlb};
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::vtd::descriptor::raw;
 use vm_iommu_spec::vtd::registers::{QueueAddress, QueueError, QueueErrorRecord, offset};
@@ -237,7 +237,13 @@ fn disabling_the_queue_resets_the_head_and_stops_it() {
 struct Recorder(Mutex<Vec<RangeInclusive<Iova>>>);
 
 impl DeviceTlb for Recorder {
-    fn invalidate(&self, _: RequesterId, pasid: Option<Pasid>, range: RangeInclusive<Iova>) {
+    fn invalidate(
+        &self,
+        _: RequesterId,
+        pasid: Option<Pasid>,
+        range: RangeInclusive<Iova>,
+        _done: Acknowledgement,
+    ) {
         assert_eq!(pasid, None);
         self.0.lock().unwrap().push(range);
     }
