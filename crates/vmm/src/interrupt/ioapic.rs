@@ -37,9 +37,7 @@ pub trait PinSink: Send + Sync {
 
 impl PinSink for MsiRouter {
     fn raise(&self, requester: RequesterId, message: MsiMessage) -> Option<Interrupt> {
-        let interrupt = self.remap(requester, message).ok()?;
-        self.deliver(interrupt);
-        Some(interrupt)
+        self.raise(requester, message)
     }
 
     fn follow(&self, pin: usize, source: Option<(RequesterId, MsiMessage)>) {

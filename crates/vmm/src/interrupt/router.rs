@@ -104,13 +104,13 @@ impl MsiRouter {
         self.apics.deliver(interrupt);
     }
 
-    /// Raises one interrupt of a requester: remaps and delivers it.
-    pub fn raise(&self, requester: RequesterId, message: MsiMessage) {
+    /// Raises one interrupt of a requester: remaps and delivers it. What the processors got;
+    /// the unit logs and records what it refuses.
+    pub fn raise(&self, requester: RequesterId, message: MsiMessage) -> Option<Interrupt> {
         let _in_flight = self.in_flight.read();
-        // The unit logs and records what it refuses.
-        if let Ok(interrupt) = self.remap(requester, message) {
-            self.deliver(interrupt);
-        }
+        let interrupt = self.remap(requester, message).ok()?;
+        self.deliver(interrupt);
+        Some(interrupt)
     }
 
     pub(super) fn raise_source(&self, source: Source) {
