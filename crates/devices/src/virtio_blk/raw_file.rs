@@ -18,7 +18,9 @@ const ZEROES: usize = 64 * 1024;
 #[non_exhaustive]
 pub enum OpenError {
     /// The file cannot be opened or asked for its size.
-    #[error("cannot open the disk image {path}")]
+    #[error(
+        "cannot open the disk image {path} (it must exist, be readable, and be writable unless the disk is read-only)"
+    )]
     Open {
         /// Which.
         path: PathBuf,
@@ -26,19 +28,19 @@ pub enum OpenError {
         source: io::Error,
     },
     /// It is a directory, a pipe or the like.
-    #[error("{path} is neither a file nor a block device")]
+    #[error("{path} is neither a file nor a block device: name an image")]
     Kind {
         /// Which.
         path: PathBuf,
     },
     /// Someone else writes to it, or reads it while this device would write.
-    #[error("the disk image {path} is in use")]
+    #[error("the disk image {path} is in use: stop its other user, or have both read only")]
     InUse {
         /// Which.
         path: PathBuf,
     },
     /// Not even one sector.
-    #[error("a disk of {len} bytes is less than one sector of {SECTOR}")]
+    #[error("the disk image has {len} bytes, less than one sector of {SECTOR}: make it larger")]
     Empty {
         /// Its size in bytes.
         len: u64,
