@@ -135,11 +135,12 @@ impl Observation {
             return Err(request.fault(FaultReason::InterruptRange));
         }
         for _ in 0..ATTEMPTS {
-            request.requester = self.port.requester();
             let (before, word, bound) = {
                 let state = self.state();
                 (state.unmapped, self.port.word(), state.bound.clone())
             };
+            // The requester that is remembered under the word.
+            request.requester = DmaPort::requester_of(word);
             if let Some(reason) = DmaPort::refusal_of(word) {
                 return Err(request.fault(reason));
             }
