@@ -62,14 +62,17 @@ pub fn case(seed: u64, number: u64) -> Case {
         };
         let leaf = entries.last().and_then(|at| case.words.get(at));
         let places = places(iova, leaf.copied().unwrap_or(0));
-        // Only RAM for data, or nothing; and no interrupts.
-        let harmless = |place: &u64| layout::DATA.contains(place) || *place >= 1 << 32;
-        if places.iter().all(harmless) && !INTERRUPTS.contains(&iova) {
+        if places.iter().all(is_harmless) && !INTERRUPTS.contains(&iova) {
             case.requests.push(request);
             case.places.push(places);
         }
     }
     case
+}
+
+/// Whether there is RAM for data, or nothing.
+pub fn is_harmless(place: &u64) -> bool {
+    layout::DATA.contains(place) || *place >= 1 << 32
 }
 
 /// Adds a path: an address, and where its entries are.

@@ -87,7 +87,7 @@ pub fn run(seed: u64, time: Duration, only: Option<u64>) -> Result<Report> {
     let end = Instant::now() + time;
     let mut number = only.unwrap_or(0);
     loop {
-        let case = generate::case(seed, number);
+        let case = with_outputs(&ram, generate::case(seed, number));
         let theirs = qemu.conduct(&case)?;
         report.cases += 1;
         for (request, qemu) in case.requests.iter().zip(theirs) {
@@ -102,8 +102,43 @@ pub fn run(seed: u64, time: Duration, only: Option<u64>) -> Result<Report> {
     }
 }
 
+/// The case with the outputs that our walker finds among the places to be watched, and without
+/// the requests that reach what is no data.
+fn with_outputs(ram: &GuestRam, mut case: Case) -> Case {
+    let answers: Vec<_> = case
+        .requests
+        .iter()
+        .map(|request| translate(ram, &case, *request))
+        .collect();
+    let all = case.requests.drain(..).zip(case.places.drain(..));
+    let (requests, places) = all
+        .zip(answers)
+        .filter_map(|((request, mut places), answer)| {
+            if let Ok(output) = answer {
+                if !generate::is_harmless(&output) {
+                    return None;
+                }
+                places.push(output);
+                places.sort_unstable();
+                places.dedup();
+            }
+            Some((request, places))
+        })
+        .unzip();
+    Case {
+        requests,
+        places,
+        ..case
+    }
+}
+
 /// What our walker says: where there is RAM for data it is reached, elsewhere nothing answers.
 pub fn walk(ram: &GuestRam, case: &Case, request: Request) -> Result<Option<u64>, WalkFault> {
+    let output = translate(ram, case, request)?;
+    Ok(Some(output).filter(|place| layout::DATA.contains(place)))
+}
+
+fn translate(ram: &GuestRam, case: &Case, request: Request) -> Result<u64, WalkFault> {
     for address in (layout::TABLES.start..layout::TABLES.end).step_by(8) {
         let word = case.words.get(&address).copied().unwrap_or(0);
         // All of the tables is RAM.
@@ -116,10 +151,8 @@ pub fn walk(ram: &GuestRam, case: &Case, request: Request) -> Result<Option<u64>
         Access::READ
     };
     let root = PhysAddr(layout::TABLES.start);
-    match format.walk(ram, root, Iova(request.iova), access) {
-        Ok(walk) => Ok(Some(walk.output.0).filter(|place| layout::DATA.contains(place))),
-        Err(fault) => Err(fault),
-    }
+    let walk = format.walk(ram, root, Iova(request.iova), access)?;
+    Ok(walk.output.0)
 }
 
 fn note(
