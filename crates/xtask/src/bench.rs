@@ -2,6 +2,7 @@
 
 mod boot;
 mod dma;
+mod drain;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -20,6 +21,8 @@ enum What {
     Boot(boot::BootBenchArgs),
     /// What an access costs, hit and missed, beside the same access without any IOMMU.
     Dma(dma::DmaBenchArgs),
+    /// A million invalidations under devices that do not pause: no byte may come late.
+    Drain(drain::DrainBenchArgs),
 }
 
 /// Runs the command; the answer is whether the targets were met.
@@ -27,5 +30,6 @@ pub fn run(args: BenchArgs) -> Result<bool> {
     match args.what {
         What::Boot(args) => boot::run(&args),
         What::Dma(args) => dma::run(&args),
+        What::Drain(args) => drain::run(&args),
     }
 }
