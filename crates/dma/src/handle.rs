@@ -1,5 +1,7 @@
 //! A device's hand on memory.
 
+mod piece;
+
 use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -12,11 +14,10 @@ use vm_iommu_spec::{
 };
 use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
 
+pub(crate) use self::piece::Piece;
+use self::piece::{Output, copy_in, copy_out, piece_of, piece_of_page};
 use crate::iotlb::Lookups;
-use crate::{
-    DmaPort, DmaRemapper, DmaSession, EpochSlot, Epochs, HostRange, Iotlb, IotlbEntry, Space,
-    Translation,
-};
+use crate::{DmaPort, DmaRemapper, DmaSession, EpochSlot, Epochs, Iotlb, Space};
 
 /// The most bytes copied within one epoch, so that a drain ends soon.
 pub(crate) const CHUNK: usize = 16 * 1024;
@@ -54,13 +55,6 @@ struct Bound {
     word: u64,
     space: Arc<Space>,
     iotlb: Arc<Iotlb>,
-}
-
-/// Host memory behind the start of a range.
-#[derive(Clone, Copy)]
-pub(crate) struct Piece {
-    pub(crate) host: NonNull<u8>,
-    pub(crate) len: usize,
 }
 
 impl DmaHandle {
@@ -425,38 +419,6 @@ impl DmaHandle {
     }
 }
 
-/// An output address in the run of host memory that holds it.
-struct Output {
-    run: HostRange,
-    offset: u64,
-}
-
-impl Output {
-    /// The largest part of the translated page around `address` that the run holds, and that has
-    /// no interrupt address in it.
-    fn cacheable(&self, address: Iova, translation: &Translation) -> Option<IotlbEntry> {
-        (12..=translation.page_shift).rev().find_map(|page_shift| {
-            let size = 1_u64 << page_shift;
-            let page = address.align_down(size);
-            let last = Iova(page.0 | (size - 1));
-            if page <= *MSI_WINDOW.end() && last >= *MSI_WINDOW.start() {
-                return None;
-            }
-            let offset = self.offset.checked_sub(address.offset_in(size))?;
-            if self.run.len.checked_sub(offset)? < size {
-                return None;
-            }
-            Some(IotlbEntry {
-                page,
-                page_shift,
-                permissions: translation.permissions,
-                // SAFETY: `offset` is within the run.
-                host: unsafe { self.run.host.add(offset as usize) },
-            })
-        })
-    }
-}
-
 impl Drop for DmaHandle {
     fn drop(&mut self) {
         self.slot.park();
@@ -465,55 +427,6 @@ impl Drop for DmaHandle {
         {
             remapper.iotlb().part(lookups);
         }
-    }
-}
-
-fn piece_of(output: &Output) -> Piece {
-    Piece {
-        // SAFETY: the offset is within the run.
-        host: unsafe { output.run.host.add(output.offset as usize) },
-        len: (output.run.len - output.offset) as usize,
-    }
-}
-
-#[inline]
-fn piece_of_page(entry: &IotlbEntry, address: Iova) -> Piece {
-    let offset = address.offset_in(1 << entry.page_shift);
-    let rest = (1_u64 << entry.page_shift) - offset;
-    Piece {
-        // SAFETY: the entry's page is host memory as a whole, and `offset` is within it.
-        host: unsafe { entry.host.add(offset as usize) },
-        len: rest as usize,
-    }
-}
-
-/// Copies from guest memory: small ranges word by word, each in one access.
-///
-/// # Safety
-/// `host` must be as many bytes of guest memory as `buffer` has.
-#[inline]
-unsafe fn copy_out(host: NonNull<u8>, buffer: &mut [u8]) {
-    if buffer.len() <= size_of::<u64>() {
-        // SAFETY: as the caller promises.
-        unsafe { VolatileSlice::new(host.as_ptr(), buffer.len()) }.copy_to(buffer);
-    } else {
-        // SAFETY: as the caller promises; guest memory is never borrowed, so they do not overlap.
-        unsafe { host.copy_to_nonoverlapping(NonNull::from(&mut *buffer).cast(), buffer.len()) };
-    }
-}
-
-/// Copies to guest memory: small ranges word by word, each in one access.
-///
-/// # Safety
-/// `host` must be as many bytes of guest memory as `data` has.
-#[inline]
-unsafe fn copy_in(host: NonNull<u8>, data: &[u8]) {
-    if data.len() <= size_of::<u64>() {
-        // SAFETY: as the caller promises.
-        unsafe { VolatileSlice::new(host.as_ptr(), data.len()) }.copy_from(data);
-    } else {
-        // SAFETY: as in `copy_out`.
-        unsafe { host.copy_from_nonoverlapping(NonNull::from(data).cast(), data.len()) };
     }
 }
 
