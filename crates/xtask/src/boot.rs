@@ -5,6 +5,7 @@ use crate::hypervisor::{self, Machine, Place, Vmm};
 use crate::initramfs::{self, Program};
 use crate::job::{Job, JobResult};
 use crate::kernel::{Choice, Kernel};
+use crate::proc::Ending;
 use crate::testbed::{self, TestBed};
 use crate::ui::{say, seconds, table};
 use crate::{disk, place, tools, workspace};
@@ -81,6 +82,8 @@ pub struct GuestReport {
     pub vmm: &'static str,
     /// From the VMM's start to its end, in milliseconds.
     pub wall_ms: f64,
+    /// Whether it was still running at its limit, and was stopped.
+    pub timed_out: bool,
     /// All rows of its table.
     pub checks: Vec<Check>,
     /// What the VMM itself reported, or null.
@@ -290,6 +293,7 @@ fn examine(machine: &Machine, result: &JobResult, vmm: Vmm, folder: &Path) -> Gu
         name: result.name.clone(),
         vmm: vmm.label(),
         wall_ms: result.wall_ms,
+        timed_out: result.ending == Ending::TimedOut,
         checks,
         vmm_report: report,
     }
