@@ -82,8 +82,8 @@ pub struct GuestReport {
     pub vmm: &'static str,
     /// From the VMM's start to its end, in milliseconds.
     pub wall_ms: f64,
-    /// Whether it was still running at its limit, and was stopped.
-    pub timed_out: bool,
+    /// Whether it came to the end of what it was to do, so that there is something to judge.
+    pub finished: bool,
     /// All rows of its table.
     pub checks: Vec<Check>,
     /// What the VMM itself reported, or null.
@@ -293,7 +293,7 @@ fn examine(machine: &Machine, result: &JobResult, vmm: Vmm, folder: &Path) -> Gu
         name: result.name.clone(),
         vmm: vmm.label(),
         wall_ms: result.wall_ms,
-        timed_out: result.ending == Ending::TimedOut,
+        finished: result.ending != Ending::TimedOut && result.time_of("done").is_some(),
         checks,
         vmm_report: report,
     }

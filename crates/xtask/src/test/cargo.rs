@@ -79,7 +79,14 @@ pub fn runs(step: Step) -> Option<(&'static str, Vec<Run>)> {
             vec![Run {
                 // A model's run is thousands of interleavings, so the optimiser earns its time.
                 flags: Some(("loom", "--cfg loom")),
-                ..run(&[&["test", "--release", "--package", "vm-iommu-dma", "--lib"]])
+                ..run(&[&[
+                    "test",
+                    "--release",
+                    "--package",
+                    "vm-iommu-dma",
+                    "--lib",
+                    "models",
+                ]])
             }],
         ),
         Step::Corpus => ("fuzz corpora", vec![run(&[&["test"], FUZZ])]),
