@@ -1,7 +1,7 @@
 //! Guest kernels: stock ones from Debian's packages, fetched into the cache, or a file.
 
-mod apt;
-mod fetch;
+pub(crate) mod apt;
+pub(crate) mod fetch;
 mod series;
 #[cfg(test)]
 mod tests;

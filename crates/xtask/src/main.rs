@@ -8,6 +8,7 @@ mod checks;
 mod compare;
 mod cpio;
 mod disk;
+mod emulator;
 mod fuzz;
 mod hypervisor;
 mod initramfs;

@@ -1,12 +1,12 @@
 //! The place where guests run: this machine's own KVM, or the box, an emulated machine whose
 //! stock Debian kernel is a KVM host.
 
+use crate::emulator::{Emulator, Threads};
 use crate::hypervisor::Place;
 use crate::initramfs::{self, Program};
 use crate::job::{self, Job, JobResult};
 use crate::kernel::{Choice, Kernel};
 use crate::proc::{Bounded, Ending};
-use crate::tools;
 use crate::ui::{say, spinner, tail};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeSet;
@@ -28,12 +28,23 @@ const CONSOLE_TAIL: usize = 40;
 pub struct TestBed {
     place: Place,
     programs: Vec<Program>,
+    threads: Threads,
 }
 
 impl TestBed {
     /// A test bed in `place` that can run `programs`.
     pub fn new(place: Place, programs: Vec<Program>) -> Self {
-        TestBed { place, programs }
+        TestBed {
+            place,
+            programs,
+            threads: Threads::Multi,
+        }
+    }
+
+    /// The same, with the box's processors emulated by that many threads.
+    pub fn with_threads(mut self, threads: Threads) -> Self {
+        self.threads = threads;
+        self
     }
 
     /// The first word of a job that runs the program called `name`.
@@ -78,7 +89,7 @@ impl TestBed {
         folder: &Path,
         mut done: impl FnMut(&JobResult),
     ) -> Result<Vec<JobResult>> {
-        let emulator = tools::require(tools::QEMU)?;
+        let emulator = Emulator::get()?;
         let kernel = Kernel::get(&BOX_KERNEL).context("the box's kernel")?;
         let mut programs = self.programs.clone();
         programs.push(Program {
@@ -95,7 +106,7 @@ impl TestBed {
         bar.finish_and_clear();
 
         let all: Duration = jobs.iter().map(|j| Duration::from_millis(j.limit_ms)).sum();
-        let mut command = box_command(&emulator, &kernel.image, &initrd, folder);
+        let mut command = box_command(&emulator, self.threads, &kernel.image, &initrd, folder);
         let console = folder.join("box.console.log");
         let output = File::create(&console)
             .with_context(|| format!("cannot create {}", console.display()))?;
@@ -104,7 +115,7 @@ impl TestBed {
             .stdout(output.try_clone()?)
             .stderr(output);
         let mut running = Bounded::spawn(&mut command, BOX_START_LIMIT + all)
-            .with_context(|| format!("cannot start {}", emulator.display()))?;
+            .with_context(|| format!("cannot start {}", emulator.program.display()))?;
 
         let bar = spinner("starting the box");
         let started = Instant::now();
@@ -162,10 +173,18 @@ pub fn show_console(folder: &Path, result: &JobResult) {
     }
 }
 
-fn box_command(emulator: &Path, kernel: &Path, initrd: &Path, share: &Path) -> Command {
-    let mut command = Command::new(emulator);
+fn box_command(
+    emulator: &Emulator,
+    threads: Threads,
+    kernel: &Path,
+    initrd: &Path,
+    share: &Path,
+) -> Command {
+    let mut command = Command::new(&emulator.program);
     command
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt"])
+        .args(["-accel", threads.accelerator()])
+        // Without five-level paging, walks of two stages are shorter.
+        .args(["-cpu", "max,+svm,+npt,-la57"])
         .args(["-machine", "q35", "-smp", "2"])
         .args(["-m", &BOX_MEMORY_MIB.to_string()])
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])

@@ -1,7 +1,6 @@
 //! Debian's archive through apt, with a source list and state folders of our own, so that the
 //! machine's are untouched. The mirror is the one that the machine itself is set up with.
 
-use super::series::Series;
 use crate::proc;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -92,7 +91,7 @@ fn first_of_list(path: &Path) -> Result<String> {
         .with_context(|| format!("no mirror in {}", path.display()))
 }
 
-/// The archive's index of one series' suites.
+/// The archive's index of some suites.
 #[derive(Debug)]
 pub struct Index {
     options: Vec<String>,
@@ -101,14 +100,13 @@ pub struct Index {
 
 impl Index {
     /// Sets up the private state in `state` and downloads the index.
-    pub fn update(state: &Path, mirror: &str, series: &Series) -> Result<Self> {
+    pub fn update(state: &Path, mirror: &str, suites: &[&str]) -> Result<Self> {
         for folder in ["lists/partial", "cache/archives/partial", "preferences.d"] {
             std::fs::create_dir_all(state.join(folder))
                 .with_context(|| format!("cannot create {}", state.display()))?;
         }
         let keyring = crate::tools::KEYRING.name;
-        let lines: String = series
-            .suites
+        let lines: String = suites
             .iter()
             .map(|suite| format!("deb [signed-by={keyring}] {mirror} {suite} main\n"))
             .collect();

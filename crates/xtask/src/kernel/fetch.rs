@@ -6,7 +6,7 @@ use super::series::{self, KnownPackage, Series};
 use crate::ui::{say, spinner};
 use crate::{proc, tools, workspace};
 use anyhow::{Context, Result, bail};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ fn known_source(mirror: &str, package: &KnownPackage) -> Source {
 fn newest(mirror: &str, series: &Series) -> Result<Vec<Source>> {
     let bar = spinner("updating the package index");
     let state = workspace::cache().join("apt").join(series.name);
-    let index = Index::update(&state, mirror, series)?;
+    let index = Index::update(&state, mirror, series.suites)?;
     bar.finish_and_clear();
     let mut names = Vec::new();
     for prefix in series.packages {
@@ -83,18 +83,10 @@ fn obtain(sources: &[Source], tree: &Path) -> Result<Kernel> {
     let work = tempfile::tempdir_in(parent)
         .with_context(|| format!("cannot write to {}", parent.display()))?;
     let unpacked = work.path().join("tree");
-    let files: Vec<PathBuf> = sources
-        .iter()
-        .map(|source| apt::download(source, work.path()))
-        .collect::<Result<_>>()?;
-    let bar = spinner("unpacking");
-    for file in &files {
-        let mut unpack = Command::new("dpkg");
-        unpack.arg("-x").arg(file).arg(&unpacked);
-        proc::capture(&mut unpack, UNPACK_LIMIT)
-            .with_context(|| format!("cannot unpack {}", file.display()))?;
+    for source in sources {
+        let file = apt::download(source, work.path())?;
+        unpack(&file, &unpacked)?;
     }
-    bar.finish_and_clear();
     let kernel = Kernel::from_tree(&unpacked)?;
     if let Err(error) = std::fs::rename(&unpacked, tree)
         && !tree.is_dir()
@@ -104,4 +96,15 @@ fn obtain(sources: &[Source], tree: &Path) -> Result<Kernel> {
     }
     say(format!("Linux {} is in the cache", kernel.release));
     Kernel::from_tree(tree)
+}
+
+/// Unpacks a package's files into `tree`.
+pub(crate) fn unpack(package: &Path, tree: &Path) -> Result<()> {
+    let bar = spinner("unpacking");
+    let mut unpack = Command::new("dpkg");
+    unpack.arg("-x").arg(package).arg(tree);
+    proc::capture(&mut unpack, UNPACK_LIMIT)
+        .with_context(|| format!("cannot unpack {}", package.display()))?;
+    bar.finish_and_clear();
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::Row;
 use crate::boot::{self, Guest};
+use crate::emulator::Threads;
 use crate::hypervisor::{self, Place, Vmm};
 use crate::initramfs::Program;
 use crate::job::{self, Job};
@@ -17,8 +18,14 @@ use std::time::Duration;
 
 const DEMO_LIMIT: Duration = Duration::from_secs(90);
 const GUEST_LIMIT: Duration = Duration::from_secs(150);
-/// How often a guest that does not finish in the box is booted.
-const ATTEMPTS: usize = 3;
+/// The boxes that a guest which does not finish is booted in, one after another. Emulation by one
+/// thread is slower, and has no races.
+const BOXES: [Threads; 4] = [
+    Threads::Multi,
+    Threads::Multi,
+    Threads::Single,
+    Threads::Single,
+];
 /// The kernels and processor counts that are booted.
 pub const GUESTS: &[(&str, u32)] = &[("6.1", 1), ("6.1", 4), ("7", 1), ("7", 4)];
 
@@ -70,8 +77,8 @@ pub fn demo(binary: &Path) -> Result<(bool, String)> {
 ///
 /// The box is emulated hardware, and now and then it is the box that fails: its own kernel
 /// panics over a corrupted stack, everything in it stands still, or a processor's state is lost
-/// on the way. A guest that did not finish is therefore booted again in another box, at most
-/// [`ATTEMPTS`] times in all, and its row says so. One that finished with a failed check is not.
+/// on the way. A guest that did not finish is therefore booted again in the next of [`BOXES`], and
+/// its row says so. One that finished with a failed check is not.
 pub fn guests(binary: &Path, place: place::PlaceArgs) -> Vec<Row> {
     say("== guests");
     let place = match place::choose(place, Some(binary)) {
@@ -92,9 +99,10 @@ pub fn guests(binary: &Path, place: place::PlaceArgs) -> Vec<Row> {
                 };
                 let mut reasons = Vec::new();
                 loop {
-                    match attempt(&guest, binary, place) {
+                    let threads = BOXES[reasons.len()];
+                    match attempt(&guest, binary, place, threads) {
                         Attempt::NotFinished(why)
-                            if place == Place::Box && reasons.len() + 1 < ATTEMPTS =>
+                            if place == Place::Box && reasons.len() + 1 < BOXES.len() =>
                         {
                             say(format!("not finished ({why}): again, in another box"));
                             reasons.push(why);
@@ -129,9 +137,10 @@ impl Attempt {
     }
 }
 
-fn attempt(guest: &Guest, binary: &Path, place: Place) -> Attempt {
+fn attempt(guest: &Guest, binary: &Path, place: Place, threads: Threads) -> Attempt {
     let guests = std::slice::from_ref(guest);
-    let reports = boot::run_guests(guests, Vmm::VmIommu, Some(binary), place, |_| {});
+    let binary = Some(binary);
+    let reports = boot::run_guests(guests, Vmm::VmIommu, binary, place, threads, |_| {});
     let report = match reports.map(|mut reports| reports.pop()) {
         Ok(Some(report)) => report,
         Ok(None) => return Attempt::NotFinished("nothing was booted".to_owned()),

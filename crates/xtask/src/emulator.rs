@@ -1,0 +1,118 @@
+//! The emulator that the box runs in: QEMU, new enough to be trusted with a KVM host inside.
+
+use crate::kernel::{apt, fetch};
+use crate::ui::{say, spinner};
+use crate::{proc, tools, workspace};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The oldest QEMU, by its major version, that is taken as it is: older ones now and then lose
+/// the state of an emulated processor that itself runs guests.
+const WANTED: u32 = 10;
+/// Where a newer QEMU for an older Debian is.
+const SUITE: &str = "bookworm-backports";
+/// It reads the firmware of the installed one.
+const PACKAGE: &str = "qemu-system-x86";
+const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
+const VERSION_LIMIT: Duration = Duration::from_secs(30);
+
+/// How many threads of the host emulate the box's processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// One for each processor.
+    Multi,
+    /// One for all, in turn.
+    Single,
+}
+
+impl Threads {
+    /// QEMU's words for it.
+    pub fn accelerator(self) -> &'static str {
+        match self {
+            Self::Multi => "tcg,thread=multi",
+            Self::Single => "tcg,thread=single",
+        }
+    }
+}
+
+/// A QEMU for the box.
+#[derive(Debug, Clone)]
+pub struct Emulator {
+    /// Its program.
+    pub program: PathBuf,
+}
+
+impl Emulator {
+    /// The installed QEMU if it is new enough, else the newer one of Debian's backports, else the
+    /// installed one after all.
+    pub fn get() -> Result<Self> {
+        let installed = tools::require(tools::QEMU)?;
+        if major(&installed)? >= WANTED {
+            return Ok(Self { program: installed });
+        }
+        let program = newer().unwrap_or_else(|error| {
+            say(format!(
+                "no newer QEMU for the box ({error:#}): taking the installed one"
+            ));
+            installed
+        });
+        Ok(Self { program })
+    }
+}
+
+/// The newer QEMU, from the cache when it is there.
+fn newer() -> Result<PathBuf> {
+    let tree = workspace::cache().join("qemu");
+    let program = tree.join(PROGRAM);
+    if !program.is_file() {
+        say(format!("fetching QEMU for the box from {SUITE}"));
+        tools::ensure(&[tools::KEYRING])?;
+        obtain(&tree)?;
+    }
+    match major(&program)? {
+        version if version >= WANTED => Ok(program),
+        version => bail!("{} is of version {version}", program.display()),
+    }
+}
+
+/// Downloads and unpacks the package next to `tree`, and moves it there when it is whole.
+fn obtain(tree: &Path) -> Result<()> {
+    let parent = tree.parent().context("the cache has no parent folder")?;
+    std::fs::create_dir_all(parent)
+        .with_context(|| format!("cannot create {}", parent.display()))?;
+    let work = tempfile::tempdir_in(parent)
+        .with_context(|| format!("cannot write to {}", parent.display()))?;
+    let bar = spinner("updating the package index");
+    let state = workspace::cache().join("apt").join("qemu");
+    let index = apt::Index::update(&state, &apt::mirror()?, &[SUITE])?;
+    bar.finish_and_clear();
+    let package = apt::download(&index.source(PACKAGE)?, work.path())?;
+    let unpacked = work.path().join("tree");
+    fetch::unpack(&package, &unpacked)?;
+    if let Err(error) = std::fs::rename(&unpacked, tree)
+        && !tree.is_dir()
+    {
+        // Unless somebody else was faster, which is as good.
+        return Err(error).with_context(|| format!("cannot write {}", tree.display()));
+    }
+    Ok(())
+}
+
+/// The major version that a QEMU says it has.
+fn major(program: &Path) -> Result<u32> {
+    let mut command = Command::new(program);
+    command.arg("--version");
+    let text = proc::capture(&mut command, VERSION_LIMIT)?;
+    parse_major(&text).with_context(|| format!("{} names no version", program.display()))
+}
+
+/// Reads `QEMU emulator version 10.0.2 (…)`.
+fn parse_major(text: &str) -> Option<u32> {
+    let (_, version) = text.split_once("version ")?;
+    version.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;
