@@ -1,7 +1,7 @@
 //! `cargo xtask boot`: a stock kernel behind the unit, and what must be true of it.
 
 use crate::checks::{self, Check, Groups};
-use crate::emulator::Threads;
+use crate::emulator::Version;
 use crate::hypervisor::{self, Machine, Place, Vmm};
 use crate::initramfs::{self, Program};
 use crate::job::{Job, JobResult};
@@ -122,7 +122,7 @@ pub fn run(args: BootArgs) -> Result<bool> {
     };
     let place = place::choose(args.place, binary.as_deref())?;
     let binary = binary.as_deref();
-    let reports = run_guests(&guests, args.vmm, binary, place, Threads::Multi, |report| {
+    let reports = run_guests(&guests, args.vmm, binary, place, Version::New, |report| {
         if !args.json {
             print_report(report);
         }
@@ -149,7 +149,7 @@ pub fn run_guests(
     vmm: Vmm,
     binary: Option<&Path>,
     place: Place,
-    threads: Threads,
+    emulator: Version,
     mut done: impl FnMut(&GuestReport),
 ) -> Result<Vec<GuestReport>> {
     let needed: &[tools::Tool] = match (place, vmm) {
@@ -157,7 +157,7 @@ pub fn run_guests(
         _ => &[tools::BUSYBOX, tools::QEMU],
     };
     tools::ensure(needed)?;
-    let bed = TestBed::new(place, vec![program(vmm, binary)?]).with_threads(threads);
+    let bed = TestBed::new(place, vec![program(vmm, binary)?]).with_emulator(emulator);
     let folder = workspace::run_folder("boot")?;
     let mut machines = Vec::new();
     let mut jobs = Vec::new();

@@ -18,48 +18,28 @@ const PACKAGE: &str = "qemu-system-x86";
 const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
 
-/// How many threads of the host emulate the box's processors.
+/// Which QEMU emulates the box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Threads {
-    /// One for each processor.
-    Multi,
-    /// One for all, in turn.
-    Single,
-}
-
-impl Threads {
-    /// QEMU's words for it.
-    pub fn accelerator(self) -> &'static str {
-        match self {
-            Self::Multi => "tcg,thread=multi",
-            Self::Single => "tcg,thread=single",
-        }
-    }
-}
-
-/// A QEMU for the box.
-#[derive(Debug, Clone)]
-pub struct Emulator {
-    /// Its program.
-    pub program: PathBuf,
-}
-
-impl Emulator {
-    /// The installed QEMU if it is new enough, else the newer one of Debian's backports, else the
+pub enum Version {
+    /// The installed one if it is new enough, else the newer one of Debian's backports, else the
     /// installed one after all.
-    pub fn get() -> Result<Self> {
-        let installed = tools::require(tools::QEMU)?;
-        if major(&installed)? >= WANTED {
-            return Ok(Self { program: installed });
-        }
-        let program = newer().unwrap_or_else(|error| {
-            say(format!(
-                "no newer QEMU for the box ({error:#}): taking the installed one"
-            ));
-            installed
-        });
-        Ok(Self { program })
+    New,
+    /// The installed one.
+    Installed,
+}
+
+/// The program of a QEMU for the box.
+pub fn program(version: Version) -> Result<PathBuf> {
+    let installed = tools::require(tools::QEMU)?;
+    if version == Version::Installed || major(&installed)? >= WANTED {
+        return Ok(installed);
     }
+    newer().or_else(|error| {
+        say(format!(
+            "no newer QEMU for the box ({error:#}): taking the installed one"
+        ));
+        Ok(installed)
+    })
 }
 
 /// The newer QEMU, from the cache when it is there.

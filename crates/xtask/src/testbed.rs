@@ -1,7 +1,7 @@
 //! The place where guests run: this machine's own KVM, or the box, an emulated machine whose
 //! stock Debian kernel is a KVM host.
 
-use crate::emulator::{Emulator, Threads};
+use crate::emulator::{self, Version};
 use crate::hypervisor::Place;
 use crate::initramfs::{self, Program};
 use crate::job::{self, Job, JobResult};
@@ -28,7 +28,7 @@ const CONSOLE_TAIL: usize = 40;
 pub struct TestBed {
     place: Place,
     programs: Vec<Program>,
-    threads: Threads,
+    emulator: Version,
 }
 
 impl TestBed {
@@ -37,13 +37,13 @@ impl TestBed {
         TestBed {
             place,
             programs,
-            threads: Threads::Multi,
+            emulator: Version::New,
         }
     }
 
-    /// The same, with the box's processors emulated by that many threads.
-    pub fn with_threads(mut self, threads: Threads) -> Self {
-        self.threads = threads;
+    /// The same, with a box that is emulated by that QEMU.
+    pub fn with_emulator(mut self, version: Version) -> Self {
+        self.emulator = version;
         self
     }
 
@@ -89,7 +89,7 @@ impl TestBed {
         folder: &Path,
         mut done: impl FnMut(&JobResult),
     ) -> Result<Vec<JobResult>> {
-        let emulator = Emulator::get()?;
+        let emulator = emulator::program(self.emulator)?;
         let kernel = Kernel::get(&BOX_KERNEL).context("the box's kernel")?;
         let mut programs = self.programs.clone();
         programs.push(Program {
@@ -106,7 +106,7 @@ impl TestBed {
         bar.finish_and_clear();
 
         let all: Duration = jobs.iter().map(|j| Duration::from_millis(j.limit_ms)).sum();
-        let mut command = box_command(&emulator, self.threads, &kernel.image, &initrd, folder);
+        let mut command = box_command(&emulator, &kernel.image, &initrd, folder);
         let console = folder.join("box.console.log");
         let output = File::create(&console)
             .with_context(|| format!("cannot create {}", console.display()))?;
@@ -115,7 +115,7 @@ impl TestBed {
             .stdout(output.try_clone()?)
             .stderr(output);
         let mut running = Bounded::spawn(&mut command, BOX_START_LIMIT + all)
-            .with_context(|| format!("cannot start {}", emulator.program.display()))?;
+            .with_context(|| format!("cannot start {}", emulator.display()))?;
 
         let bar = spinner("starting the box");
         let started = Instant::now();
@@ -173,16 +173,10 @@ pub fn show_console(folder: &Path, result: &JobResult) {
     }
 }
 
-fn box_command(
-    emulator: &Emulator,
-    threads: Threads,
-    kernel: &Path,
-    initrd: &Path,
-    share: &Path,
-) -> Command {
-    let mut command = Command::new(&emulator.program);
+fn box_command(emulator: &Path, kernel: &Path, initrd: &Path, share: &Path) -> Command {
+    let mut command = Command::new(emulator);
     command
-        .args(["-accel", threads.accelerator()])
+        .args(["-accel", "tcg,thread=multi"])
         // Without five-level paging, walks of two stages are shorter.
         .args(["-cpu", "max,+svm,+npt,-la57"])
         .args(["-machine", "q35", "-smp", "2"])

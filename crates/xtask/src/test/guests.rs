@@ -2,7 +2,7 @@
 
 use super::Row;
 use crate::boot::{self, Guest};
-use crate::emulator::Threads;
+use crate::emulator::Version;
 use crate::hypervisor::{self, Place, Vmm};
 use crate::initramfs::Program;
 use crate::job::{self, Job};
@@ -18,14 +18,8 @@ use std::time::Duration;
 
 const DEMO_LIMIT: Duration = Duration::from_secs(90);
 const GUEST_LIMIT: Duration = Duration::from_secs(150);
-/// The boxes that a guest which does not finish is booted in, one after another. Emulation by one
-/// thread is slower, and has no races.
-const BOXES: [Threads; 4] = [
-    Threads::Multi,
-    Threads::Multi,
-    Threads::Single,
-    Threads::Single,
-];
+/// What emulates the boxes that a guest which does not finish is booted in, one after another.
+const BOXES: [Version; 4] = [Version::New, Version::New, Version::Installed, Version::New];
 /// The kernels and processor counts that are booted.
 pub const GUESTS: &[(&str, u32)] = &[("6.1", 1), ("6.1", 4), ("7", 1), ("7", 4)];
 
@@ -99,8 +93,8 @@ pub fn guests(binary: &Path, place: place::PlaceArgs) -> Vec<Row> {
                 };
                 let mut reasons = Vec::new();
                 loop {
-                    let threads = BOXES[reasons.len()];
-                    match attempt(&guest, binary, place, threads) {
+                    let emulator = BOXES[reasons.len()];
+                    match attempt(&guest, binary, place, emulator) {
                         Attempt::NotFinished(why)
                             if place == Place::Box && reasons.len() + 1 < BOXES.len() =>
                         {
@@ -137,10 +131,10 @@ impl Attempt {
     }
 }
 
-fn attempt(guest: &Guest, binary: &Path, place: Place, threads: Threads) -> Attempt {
+fn attempt(guest: &Guest, binary: &Path, place: Place, emulator: Version) -> Attempt {
     let guests = std::slice::from_ref(guest);
     let binary = Some(binary);
-    let reports = boot::run_guests(guests, Vmm::VmIommu, binary, place, threads, |_| {});
+    let reports = boot::run_guests(guests, Vmm::VmIommu, binary, place, emulator, |_| {});
     let report = match reports.map(|mut reports| reports.pop()) {
         Ok(Some(report)) => report,
         Ok(None) => return Attempt::NotFinished("nothing was booted".to_owned()),
