@@ -73,13 +73,15 @@
 //! # Ok(())
 //! # }
 //! ```
-#![no_std]
+//!
+//! [`iommu`] is what a framework needs of any unit's driver.
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 extern crate alloc;
 
 mod bus;
+pub mod iommu;
 mod pages;
 pub mod vtd;
 
