@@ -31,10 +31,10 @@ pub struct PagingOptions {
     pub pasid: bool,
 }
 
-/// A user's description of its own tables, as its uAPI has it.
+/// What a user says about a domain in a format of the unit's own, as the uAPI has it.
 #[derive(Clone, Copy, Debug)]
-pub struct NestedData<'a> {
-    /// Linux `enum iommu_hwpt_data_type`.
+pub struct UserData<'a> {
+    /// Linux `enum iommu_hwpt_data_type`, or `iommu_hwpt_invalidate_data_type`.
     pub kind: u32,
     /// The structure of that type.
     pub bytes: &'a [u8],
@@ -150,7 +150,7 @@ pub trait Domain: Any + Debug + Send + Sync {
     /// Invalidates what a user changed in the tables of a nested domain: `entries` requests of
     /// `data.bytes.len() / entries` bytes each. Yields how many were carried out, and why the next
     /// one was not.
-    fn invalidate_user(&self, data: NestedData<'_>, entries: u32) -> (u32, Result<(), IommuError>) {
+    fn invalidate_user(&self, data: UserData<'_>, entries: u32) -> (u32, Result<(), IommuError>) {
         let _ = (data, entries);
         (0, Err(IommuError::Unsupported))
     }

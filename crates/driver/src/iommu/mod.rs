@@ -14,7 +14,7 @@ mod region;
 mod unit;
 
 pub use capability::{Capabilities, DeviceCapabilities, DeviceInfo, UnitKind};
-pub use domain::{Domain, DomainKind, Geometry, NestedData, PagingOptions};
+pub use domain::{Domain, DomainKind, Geometry, PagingOptions, UserData};
 pub use error::IommuError;
 pub use region::{RegionKind, ReservedRegion};
 pub use unit::{HardwareInfo, Iommu, Reach};

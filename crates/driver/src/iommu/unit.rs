@@ -7,8 +7,8 @@ use core::fmt::Debug;
 use vm_iommu_spec::{Pasid, RequesterId};
 
 use super::{
-    Capabilities, DeviceCapabilities, DeviceInfo, Domain, IommuError, NestedData, PagingOptions,
-    ReservedRegion, UnitKind,
+    Capabilities, DeviceCapabilities, DeviceInfo, Domain, IommuError, PagingOptions,
+    ReservedRegion, UnitKind, UserData,
 };
 
 /// What a device, or one address space of it, is to reach.
@@ -58,13 +58,13 @@ pub trait Iommu: Debug + Send + Sync {
     /// [`NoMemory`](IommuError::NoMemory), [`Io`](IommuError::Io).
     fn probe_device(&self, info: &DeviceInfo) -> Result<(), IommuError>;
 
-    /// Forgets a device. It is blocked from then on, unless one of its regions is
-    /// [`Direct`](super::RegionKind::Direct): then it passes through if the unit can.
+    /// Forgets a device. Its requests are refused from then on; with `pass_through` they pass
+    /// through instead, where the unit can: firmware may still use it.
     ///
     /// # Errors
     /// [`IommuError::NoDevice`]; [`Io`](IommuError::Io) if the unit could not be told, then the
-    /// device is still known.
-    fn release_device(&self, device: RequesterId) -> Result<(), IommuError>;
+    /// device is still known and as it was.
+    fn release_device(&self, device: RequesterId, pass_through: bool) -> Result<(), IommuError>;
 
     /// What a device can do here.
     ///
@@ -81,16 +81,18 @@ pub trait Iommu: Debug + Send + Sync {
     /// [`IommuError::Unsupported`], [`NoSpace`](IommuError::NoSpace).
     fn identity_domain(&self, device: RequesterId) -> Result<Arc<dyn Domain>, IommuError>;
 
-    /// A new domain that maps nothing yet, as wide as the unit allows.
+    /// A new domain that maps nothing yet, as wide as the unit allows. `data` is what a user says
+    /// about it in the unit's own format.
     ///
     /// # Errors
-    /// [`IommuError::Unsupported`] for an option that the unit lacks,
+    /// [`IommuError::Unsupported`] for an option or data that the unit does not know,
     /// [`NoDevice`](IommuError::NoDevice), [`NoMemory`](IommuError::NoMemory),
     /// [`NoSpace`](IommuError::NoSpace), [`Io`](IommuError::Io).
     fn paging_domain(
         &self,
         device: RequesterId,
         options: PagingOptions,
+        data: Option<UserData<'_>>,
     ) -> Result<Arc<dyn Domain>, IommuError>;
 
     /// A new domain that translates by a user's tables on top of `parent`.
@@ -103,7 +105,7 @@ pub trait Iommu: Debug + Send + Sync {
         device: RequesterId,
         parent: &Arc<dyn Domain>,
         options: PagingOptions,
-        data: NestedData<'_>,
+        data: UserData<'_>,
     ) -> Result<Arc<dyn Domain>, IommuError> {
         let _ = (device, parent, options, data);
         Err(IommuError::Unsupported)
@@ -123,7 +125,8 @@ pub trait Iommu: Debug + Send + Sync {
         reach: &Reach,
     ) -> Result<(), IommuError>;
 
-    /// Sets what requests of a device reach: those without PASID, or those with `pasid`.
+    /// Sets what requests of a device reach: those without PASID, or those with `pasid`. For
+    /// requests without PASID no table is missing any more: it needs no memory.
     ///
     /// While this runs, a request is answered by what was set before, by `reach`, or refused.
     /// When it returned `Ok`, only by `reach`.
