@@ -57,3 +57,10 @@ impl BusId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct FunctionId(pub(crate) usize);
+
+impl FunctionId {
+    /// Its number in the order of addition; the host bridge is 0.
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}

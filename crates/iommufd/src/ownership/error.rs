@@ -73,6 +73,9 @@ pub enum OwnershipError {
     /// ENOMEM.
     #[error("out of memory")]
     NoMemory,
+    /// EBUSY: the device is known already, or in a group.
+    #[error("the device is known already, or in a group")]
+    InGroup,
     /// EINVAL: no reset of the device has begun.
     #[error("no reset of the device has begun")]
     NotInReset,
@@ -88,9 +91,12 @@ impl OwnershipError {
             Self::NotPermitted | Self::SharedInterrupts => 1,
             Self::NoTable => 2,
             Self::NoMemory => 12,
-            Self::DriverBound | Self::Owned | Self::Claimed | Self::Attached | Self::Recovering => {
-                16
-            }
+            Self::DriverBound
+            | Self::Owned
+            | Self::Claimed
+            | Self::Attached
+            | Self::InGroup
+            | Self::Recovering => 16,
             Self::NoGroup => 19,
             Self::ClaimedAlready
             | Self::NotCoherent
