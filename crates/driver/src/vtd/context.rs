@@ -11,72 +11,183 @@ use crate::{Pages, RegisterBus};
 /// Size of a root entry and of a context entry in bytes.
 const ENTRY: u64 = 16;
 
+/// How often an entry that must not stay is taken away.
+const EXPULSIONS: usize = 2;
+
 impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     /// The domain of a requester; `None` if it is blocked.
     pub fn domain_of(&self, requester: RequesterId) -> Option<DomainId> {
         self.contexts.get(&requester.source_id()).copied()
     }
 
+    /// Makes sure that the requester's bus has a context table, so that [`attach`](Self::attach)
+    /// needs no memory.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] and [`Error::BadAddress`]; then there is none.
+    pub fn prepare(&mut self, requester: RequesterId) -> Result<(), Error> {
+        self.context_place(requester).map(|_| ())
+    }
+
+    /// Gives back the context table of a bus of which no requester has a domain, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::BusInUse`], and what an invalidation may fail with; the table is then still there.
+    pub fn retire_bus(&mut self, bus: u8) -> Result<(), Error> {
+        let Some(table) = self.context_table(bus)? else {
+            return Ok(());
+        };
+        let sources = u16::from_be_bytes([bus, 0])..=u16::from_be_bytes([bus, 0xff]);
+        if self.contexts.range(sources).next().is_some() {
+            return Err(Error::BusInUse(bus));
+        }
+        let entry = self.root_entry(bus);
+        let low = self.link.memory.load(entry)?;
+        self.link.memory.store(entry, 0)?;
+        let forgotten = self.submit(&[Descriptor::all_contexts(), Descriptor::all_translations()]);
+        if let Err(error) = forgotten {
+            self.link.memory.store(entry, low)?;
+            return Err(error);
+        }
+        self.pages.free(table, 0);
+        Ok(())
+    }
+
     /// Gives a requester a domain, in place of the one it has, if any. Between the two it is
     /// blocked. When this returns, no request of it uses the earlier one.
     ///
     /// # Errors
-    /// [`Error::NoDomain`], [`Error::OutOfMemory`], and what an invalidation may fail with; if
-    /// that happened to the invalidation for the earlier domain, the requester is blocked.
+    /// [`Error::NoDomain`], [`Error::OutOfMemory`], and what an invalidation may fail with; the
+    /// requester then has the domain that it had, as far as the unit still answers.
     pub fn attach(&mut self, requester: RequesterId, domain: DomainId) -> Result<(), Error> {
         let target = self.domains.get(&domain).ok_or(Error::NoDomain(domain))?;
         let entry = target.context_entry(domain, self.largest_width());
-        if self.domain_of(requester) == Some(domain) {
+        let earlier = self.domain_of(requester);
+        if earlier == Some(domain) {
             return Ok(());
         }
-        let table = self.context_table(requester.bus())?;
-        let (table, new) = match table {
-            Some(table) => (table, false),
-            None => (self.pages.allocate(0).ok_or(Error::OutOfMemory)?, true),
+        let place = self.context_place(requester)?;
+        let earlier = match earlier {
+            Some(earlier) => Some((earlier, self.clear(requester, place, earlier)?)),
+            None => None,
         };
-        if !new {
-            self.detach(requester)?;
+        let outcome = self.fill(requester, place, domain, entry.words());
+        if outcome.is_err() {
+            self.take_back(requester, place, domain, earlier);
         }
-        let [low, high] = entry.words();
-        let place = place(table, requester.devfn());
-        self.link.memory.store(PhysAddr(place.0 + 8), high)?;
-        self.link.memory.store(place, low)?;
-        if new {
-            let root = RootEntry::new()
-                .with_present(true)
-                .with_context_table(table);
-            let [low, _] = root.words();
-            let place = self.root_entry(requester.bus());
-            self.link.memory.store(place, low)?;
-        }
-        self.contexts.insert(requester.source_id(), domain);
-        // What a unit in caching mode cached of the absent entry, it tagged with domain 0.
-        self.after_present(&[
-            Descriptor::context(requester, DomainId(0)),
-            Descriptor::domain(domain),
-        ])
+        outcome
     }
 
     /// Blocks a requester. When this returns, no request of it uses the domain it had.
     ///
     /// # Errors
-    /// What an invalidation may fail with; the entry is then absent, but may still be cached.
+    /// What an invalidation may fail with; the requester then has the domain that it had, as far
+    /// as the unit still answers.
     pub fn detach(&mut self, requester: RequesterId) -> Result<(), Error> {
         let Some(domain) = self.domain_of(requester) else {
             return Ok(());
         };
-        let Some(table) = self.context_table(requester.bus())? else {
-            return Ok(());
-        };
-        let place = place(table, requester.devfn());
+        let place = self.context_place(requester)?;
+        self.clear(requester, place, domain)?;
+        Ok(())
+    }
+
+    /// Makes an entry absent, has the unit forget it, and yields what it was. If that fails it is
+    /// as it was, or else absent.
+    fn clear(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+    ) -> Result<[u64; 2], Error> {
+        let words = [
+            self.link.memory.load(place)?,
+            self.link.memory.load(PhysAddr(place.0 + 8))?,
+        ];
+        if let Err(error) = self.expel(requester, place, domain) {
+            if self.fill(requester, place, domain, words).is_err() {
+                // Half of it may be there.
+                let _ = self.expel(requester, place, domain);
+            }
+            return Err(error);
+        }
+        Ok(words)
+    }
+
+    /// Makes an entry absent and has the unit forget it.
+    fn expel(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+    ) -> Result<(), Error> {
+        self.contexts.remove(&requester.source_id());
         self.link.memory.store(place, 0)?;
         self.submit(&[
             Descriptor::context(requester, domain),
             Descriptor::domain(domain),
         ])?;
         self.link.memory.store(PhysAddr(place.0 + 8), 0)?;
-        self.contexts.remove(&requester.source_id());
         Ok(())
+    }
+
+    /// Makes an absent entry present.
+    fn fill(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+        [low, high]: [u64; 2],
+    ) -> Result<(), Error> {
+        self.link.memory.store(PhysAddr(place.0 + 8), high)?;
+        self.link.memory.store(place, low)?;
+        // What a unit in caching mode cached of the absent entry, it tagged with domain 0.
+        self.after_present(&[
+            Descriptor::context(requester, DomainId(0)),
+            Descriptor::domain(domain),
+        ])?;
+        self.contexts.insert(requester.source_id(), domain);
+        Ok(())
+    }
+
+    /// Undoes a [`fill`](Self::fill) that failed, and puts the earlier domain's entry back. The
+    /// requester is blocked if that fails as well.
+    fn take_back(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+        earlier: Option<(DomainId, [u64; 2])>,
+    ) {
+        let absent = (0..EXPULSIONS).any(|_| self.expel(requester, place, domain).is_ok());
+        if let Some((earlier, words)) = earlier
+            && absent
+            && self.fill(requester, place, earlier, words).is_err()
+        {
+            // Half of it may be there.
+            let _ = self.expel(requester, place, earlier);
+        }
+    }
+
+    /// Where a requester's context entry is, in a table that is made if there is none.
+    fn context_place(&mut self, requester: RequesterId) -> Result<PhysAddr, Error> {
+        let table = match self.context_table(requester.bus())? {
+            Some(table) => table,
+            None => {
+                let table = self.pages.allocate(0).ok_or(Error::OutOfMemory)?;
+                let root = RootEntry::new()
+                    .with_present(true)
+                    .with_context_table(table);
+                let [low, _] = root.words();
+                let entry = self.root_entry(requester.bus());
+                if let Err(error) = self.link.memory.store(entry, low) {
+                    self.pages.free(table, 0);
+                    return Err(error.into());
+                }
+                table
+            }
+        };
+        Ok(place(table, requester.devfn()))
     }
 
     fn context_table(&self, bus: u8) -> Result<Option<PhysAddr>, Error> {

@@ -3,8 +3,8 @@
 use core::mem;
 
 use vm_iommu_pagetable::{
-    EditError, EditFailure, Editor, Invalidation, Levels, Mapping, SecondStage, SecondStageConfig,
-    TableMemory, TablePages, Walk, WalkFault, Walker,
+    AttributeFlags, EditError, EditFailure, Editor, Invalidation, Levels, Mapping, SecondStage,
+    SecondStageConfig, TableMemory, TablePages, Walk, WalkFault, Walker,
 };
 use vm_iommu_spec::vtd::{ContextEntry, TranslationType};
 use vm_iommu_spec::{Access, DomainId, Iova, PhysAddr};
@@ -17,7 +17,13 @@ use crate::{Pages, RegisterBus};
 #[derive(Debug)]
 pub(super) enum Domain {
     /// Translates them.
-    Translated(Editor<SecondStage>),
+    Translated {
+        editor: Editor<SecondStage>,
+        /// Whether accesses snoop the caches of processors whatever the device asks for.
+        snoop: bool,
+        /// Whether anything was ever mapped.
+        mapped: bool,
+    },
     /// Passes them through.
     PassThrough,
 }
@@ -27,7 +33,7 @@ impl Domain {
     /// the unit supports.
     pub(super) fn context_entry(&self, id: DomainId, widest: u8) -> ContextEntry {
         match self {
-            Self::Translated(editor) => {
+            Self::Translated { editor, .. } => {
                 let width = editor.format().config().levels.agaw();
                 context::entry(TranslationType::Untranslated, editor.root(), width, id)
             }
@@ -65,7 +71,12 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         let format = SecondStage::new(self.format(levels));
         let editor =
             Editor::create(format, &mut Tables(&mut self.pages)).ok_or(Error::OutOfMemory)?;
-        self.domains.insert(id, Domain::Translated(editor));
+        let domain = Domain::Translated {
+            editor,
+            snoop: false,
+            mapped: false,
+        };
+        self.domains.insert(id, domain);
         Ok(id)
     }
 
@@ -82,6 +93,34 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         Ok(id)
     }
 
+    /// Has accesses through a domain snoop the caches of processors, whatever the device asks for.
+    /// Yields whether they do: not if the unit cannot, or something was mapped before.
+    ///
+    /// # Errors
+    /// [`Error::NoDomain`] and [`Error::PassThrough`].
+    pub fn enforce_snooping(&mut self, domain: DomainId) -> Result<bool, Error> {
+        let controls = self.extended.snoop_control();
+        match self.domains.get_mut(&domain) {
+            None => Err(Error::NoDomain(domain)),
+            Some(Domain::PassThrough) => Err(Error::PassThrough(domain)),
+            Some(Domain::Translated { snoop, mapped, .. }) => {
+                *snoop |= controls && !*mapped;
+                Ok(*snoop)
+            }
+        }
+    }
+
+    /// Has the unit forget all translations of a domain.
+    ///
+    /// # Errors
+    /// [`Error::NoDomain`], and what an invalidation may fail with.
+    pub fn flush(&mut self, domain: DomainId) -> Result<(), Error> {
+        if !self.domains.contains_key(&domain) {
+            return Err(Error::NoDomain(domain));
+        }
+        self.submit(&[Descriptor::domain(domain)])
+    }
+
     /// Gives back a domain and its tables.
     ///
     /// # Errors
@@ -94,12 +133,12 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         match self.domains.get(&domain) {
             None => return Err(Error::NoDomain(domain)),
             Some(Domain::PassThrough) => {}
-            Some(Domain::Translated(editor)) => {
+            Some(Domain::Translated { editor, .. }) => {
                 let width = editor.format().config().levels.address_width();
                 self.unmap(domain, Iova(0), 1 << width)?;
             }
         }
-        if let Some(Domain::Translated(editor)) = self.domains.remove(&domain) {
+        if let Some(Domain::Translated { editor, .. }) = self.domains.remove(&domain) {
             self.pages.free(editor.root(), 0);
         }
         Ok(())
@@ -126,7 +165,11 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         {
             return Err(EditError::BeyondWidth { iova, length }.into());
         }
-        let mapping = Mapping::new(iova, output, length, permissions);
+        let mut mapping = Mapping::new(iova, output, length, permissions);
+        if let Some(Domain::Translated { snoop, mapped, .. }) = self.domains.get_mut(&domain) {
+            *mapped = true;
+            mapping.attributes.flags.set(AttributeFlags::SNOOP, *snoop);
+        }
         self.edit(domain, |editor, memory, pages| {
             editor.map(memory, pages, &mapping)
         })
@@ -175,7 +218,7 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         match self.domains.get(&domain) {
             None => Err(Error::NoDomain(domain)),
             Some(Domain::PassThrough) => Err(Error::PassThrough(domain)),
-            Some(Domain::Translated(editor)) => {
+            Some(Domain::Translated { editor, .. }) => {
                 let format = editor.format();
                 Ok(format.probe(&self.link.memory, editor.root(), iova, access))
             }
@@ -196,7 +239,7 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         let editor = match self.domains.get_mut(&domain) {
             None => return Err(Error::NoDomain(domain)),
             Some(Domain::PassThrough) => return Err(Error::PassThrough(domain)),
-            Some(Domain::Translated(editor)) => editor,
+            Some(Domain::Translated { editor, .. }) => editor,
         };
         match edit(editor, &self.link.memory, &mut Tables(&mut self.pages)) {
             Ok(invalidation) => self.invalidate(domain, invalidation),

@@ -64,6 +64,9 @@ pub enum Error {
     /// The domain still has requesters.
     #[error("domain {0} still has requesters")]
     DomainInUse(DomainId),
+    /// A bus still has requesters with a domain.
+    #[error("bus {0:#04x} still has requesters with a domain")]
+    BusInUse(u8),
     /// A pass-through domain has no tables to map in.
     #[error("domain {0} passes requests through and maps nothing")]
     PassThrough(DomainId),

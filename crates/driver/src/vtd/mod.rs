@@ -9,6 +9,7 @@ mod domain;
 mod error;
 mod fault;
 mod interrupt;
+mod iommu;
 mod link;
 mod queue;
 mod unit;
@@ -16,6 +17,7 @@ mod unit;
 pub use error::{Error, Feature, Wait};
 pub use fault::FaultLog;
 pub use interrupt::{InterruptIndex, InterruptSetup, InterruptSource};
+pub use iommu::VtdIommu;
 pub use unit::{Setup, Unit};
 
 #[cfg(test)]

@@ -255,7 +255,11 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
             Slot::Vacant if level == 1 => Err(EditError::OutOfTables),
             Slot::Vacant => {
                 let table = pages.allocate_table().ok_or(EditError::OutOfTables)?;
-                self.store(place, self.format.table_entry(table.0, level - 1))?;
+                let entry = self.format.table_entry(table.0, level - 1);
+                if let Err(error) = self.store(place, entry) {
+                    pages.free_table(table);
+                    return Err(error);
+                }
                 Ok((table.0, level - 1))
             }
         }
