@@ -1,6 +1,8 @@
 //! Who owns a group: claims and releases.
 
-use vm_iommu_driver::iommu::Reach;
+use std::sync::Arc;
+
+use vm_iommu_driver::iommu::{Domain, Reach};
 
 use super::default_domain::{DefaultDomain, DefaultType};
 use super::group::Group;
@@ -99,6 +101,11 @@ impl Group {
         self.forget_request(key);
         self.released.notify_all();
         Ok(())
+    }
+
+    /// The group's default domain: where kernel drivers map what their devices use.
+    pub fn default_domain(&self) -> Arc<dyn Domain> {
+        Arc::clone(&self.lock().default.domain)
     }
 
     /// Changes how the default domain treats requests, and puts the group on the new one.

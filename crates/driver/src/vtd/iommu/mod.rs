@@ -5,7 +5,7 @@
 
 mod domain;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -43,6 +43,8 @@ pub(super) struct Inner<B, M, P> {
     released: Option<DomainId>,
     /// Domains that could not be destroyed when they were dropped.
     pub(super) lingering: Vec<DomainId>,
+    /// Buses whose context table could not be given back.
+    untidy: BTreeSet<u8>,
 }
 
 /// A device that was probed.
@@ -94,6 +96,7 @@ where
                 devices: BTreeMap::new(),
                 released: None,
                 lingering: Vec::new(),
+                untidy: BTreeSet::new(),
             }))),
         }
     }
@@ -158,14 +161,18 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Inner<B, M, P> {
     }
 
     /// Gives back the context tables of buses on which no device is known.
-    fn tidy(&mut self, sources: &[RequesterId]) {
-        for source in sources {
-            let bus = source.bus();
+    fn tidy(&mut self, buses: impl Iterator<Item = u8>) {
+        for bus in buses {
             let mut others = self.devices.values().flat_map(Known::sources);
-            if !others.any(|source| source.bus() == bus) {
-                // An empty table that stays does no harm.
-                let _ = self.unit.retire_bus(bus);
+            if others.any(|source| source.bus() == bus) {
+                self.untidy.remove(&bus);
+                continue;
             }
+            match self.unit.retire_bus(bus) {
+                Ok(()) | Err(Error::BusInUse(_)) => self.untidy.remove(&bus),
+                // An empty table that stays does no harm.
+                Err(_) => self.untidy.insert(bus),
+            };
         }
     }
 
@@ -178,8 +185,10 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Inner<B, M, P> {
         self.put_all(&unshared, None)
     }
 
-    /// Destroys what could not be destroyed before.
+    /// Gives back what could not be given back before.
     fn sweep(&mut self) {
+        let untidy = mem::take(&mut self.untidy);
+        self.tidy(untidy.into_iter());
         let lingering = mem::take(&mut self.lingering);
         for id in lingering {
             if self.unit.destroy_domain(id).is_err() {
@@ -248,7 +257,7 @@ where
         }
         let sources = sources(info);
         if let Err(error) = inner.take_on(&sources) {
-            inner.tidy(&sources);
+            inner.tidy(sources.iter().map(|source| source.bus()));
             return Err(error);
         }
         let known = Known {
@@ -273,7 +282,7 @@ where
             inner.devices.insert(device, known);
             return Err(error);
         }
-        inner.tidy(&sources);
+        inner.tidy(sources.iter().map(|source| source.bus()));
         // The last reference to a domain takes the lock.
         drop(inner);
         drop(known);

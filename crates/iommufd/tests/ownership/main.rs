@@ -1,0 +1,11 @@
+//! Ownership of DMA on a mock unit and on a VT-d unit behind its driver.
+
+mod events;
+mod faults;
+mod machine;
+mod mock;
+mod model;
+mod property;
+mod tables;
+mod vtd;
+mod world;
