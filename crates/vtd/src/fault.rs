@@ -45,6 +45,11 @@ impl FaultHistory {
 }
 
 impl Vtd {
+    /// How many requests were refused since the unit was made, recorded or not.
+    pub fn refused(&self) -> u64 {
+        lock(&self.faults).total
+    }
+
     /// Refuses a memory request: records the fault unless the request is a probe or `suppressed`,
     /// and yields it.
     pub(crate) fn refuse(

@@ -124,7 +124,9 @@ impl Ownership {
         if place.is_some() {
             return Err(OwnershipError::InGroup);
         }
-        let joined = match inner.groups.get(&group) {
+        // A group whose last device was gone and then released is no more.
+        let existing = inner.groups.get(&group).filter(|group| !group.is_empty());
+        let joined = match existing {
             Some(group) => Arc::clone(group),
             None => {
                 let kind = self.registry.default_type;
@@ -158,12 +160,14 @@ impl Ownership {
 
     /// The device of a requester id.
     pub fn device(&self, requester: RequesterId) -> Option<Arc<Device>> {
-        lock(&self.registry.inner).devices.get(&requester).cloned()
+        let device = lock(&self.registry.inner).devices.get(&requester).cloned();
+        device.filter(|device| !device.has_departed())
     }
 
     /// The group of a key.
     pub fn group(&self, key: GroupKey) -> Option<Arc<Group>> {
-        lock(&self.registry.inner).groups.get(&key).cloned()
+        let group = lock(&self.registry.inner).groups.get(&key).cloned();
+        group.filter(|group| !group.is_empty())
     }
 
     /// All groups, by their keys.
@@ -171,6 +175,7 @@ impl Ownership {
         let inner = lock(&self.registry.inner);
         let groups = inner.groups.iter();
         groups
+            .filter(|(_, group)| !group.is_empty())
             .map(|(key, group)| (*key, Arc::clone(group)))
             .collect()
     }

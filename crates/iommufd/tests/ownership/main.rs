@@ -7,5 +7,6 @@ mod mock;
 mod model;
 mod property;
 mod tables;
+mod threads;
 mod vtd;
 mod world;

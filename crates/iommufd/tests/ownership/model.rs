@@ -15,7 +15,7 @@ const EINVAL: i32 = 22;
 const EOPNOTSUPP: i32 = 95;
 const EADDRINUSE: i32 = 98;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelDevice {
     /// In its group.
     pub present: bool,
@@ -35,14 +35,14 @@ pub enum Name {
     Automatic(usize, u64),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelRow {
     pub table: Name,
     pub members: BTreeSet<usize>,
     pub written: BTreeSet<usize>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelGroup {
     pub owner: Option<u64>,
     pub whole: bool,
@@ -50,7 +50,7 @@ pub struct ModelGroup {
     pub rows: BTreeMap<Option<u32>, ModelRow>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     pub devices: [ModelDevice; DEVICES],
     pub groups: [ModelGroup; 2],

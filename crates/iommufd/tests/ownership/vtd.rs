@@ -209,11 +209,6 @@ impl VtdMachine {
         self.ram.store(page, label).unwrap();
         page
     }
-
-    /// How many accesses the unit refused since it was made.
-    pub fn refused(&self) -> u64 {
-        self.unit.inspect().refused
-    }
 }
 
 impl Machine for VtdMachine {
@@ -246,17 +241,17 @@ impl Machine for VtdMachine {
         assert_eq!(pasid, None);
         let index = REQUESTERS.iter().position(|other| *other == device)?;
         let handle = self.handles[index].lock().unwrap();
-        let before = self.refused();
+        let before = self.unit.refused();
         let mut data = [0; 8];
         match handle.read(PROBE, &mut data) {
             Ok(()) => {
-                assert_eq!(self.refused(), before);
+                assert_eq!(self.unit.refused(), before);
                 Some(u64::from_le_bytes(data))
             }
             Err(partial) => {
                 assert_eq!(partial.done, 0);
                 assert_eq!(partial.fault.requester, device);
-                assert_eq!(self.refused(), before + 1, "a refusal is counted once");
+                assert_eq!(self.unit.refused(), before + 1, "a refusal is counted once");
                 None
             }
         }

@@ -1,8 +1,7 @@
 //! The framework, a machine, and the model beside them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use vm_iommu_driver::iommu::{Domain, DomainKind, PagingOptions, UnitKind};
 use vm_iommu_spec::{Pasid, RequesterId};
@@ -31,8 +30,30 @@ pub struct World<M> {
     pub spaces: Vec<Arc<TestSpace>>,
     pub tables: Vec<Arc<TestTable>>,
     pub model: Model,
-    next_label: Arc<AtomicU64>,
+    labels: Arc<Labels>,
     labelled: [Option<Weak<dyn Domain>>; 2],
+}
+
+/// The labels of automatic tables, each taken as long as its domain lives.
+#[derive(Default)]
+struct Labels(Mutex<BTreeMap<u64, Weak<dyn Domain>>>);
+
+impl Labels {
+    /// The one that is taken next.
+    fn free(&self) -> u64 {
+        let mut taken = self.0.lock().unwrap();
+        taken.retain(|_, domain| domain.strong_count() != 0);
+        let mut labels = AUTOMATIC..;
+        labels
+            .find(|label| !taken.contains_key(label))
+            .expect("a label")
+    }
+
+    fn take(&self, domain: &Arc<dyn Domain>) -> u64 {
+        let label = self.free();
+        self.0.lock().unwrap().insert(label, Arc::downgrade(domain));
+        label
+    }
 }
 
 /// All that must be as it was after an event that failed.
@@ -61,7 +82,7 @@ impl<M: Machine + Send + Sync + 'static> World<M> {
             *slot = Some(added.expect("a first device"));
             model.step(&Event::HotAdd(d)).expect("a first device");
         }
-        let next_label = Arc::new(AtomicU64::new(AUTOMATIC));
+        let labels = Arc::new(Labels::default());
         let spaces: Vec<_> = CONTEXT_OF
             .iter()
             .enumerate()
@@ -70,9 +91,9 @@ impl<M: Machine + Send + Sync + 'static> World<M> {
                     1 => &REQUESTERS[1..2],
                     _ => &[],
                 };
-                let (machine, next) = (Arc::clone(&machine), Arc::clone(&next_label));
+                let (machine, labels) = (Arc::clone(&machine), Arc::clone(&labels));
                 let labeller = move |domain: &Arc<dyn Domain>| {
-                    let label = next.fetch_add(1, Ordering::SeqCst);
+                    let label = labels.take(domain);
                     if machine.label(domain, label) {
                         label
                     } else {
@@ -113,7 +134,7 @@ impl<M: Machine + Send + Sync + 'static> World<M> {
             spaces,
             tables,
             model,
-            next_label,
+            labels,
             labelled: Default::default(),
         };
         world.label_defaults();
@@ -132,20 +153,43 @@ impl<M: Machine + Send + Sync + 'static> World<M> {
         }
     }
 
+    /// Carries out an event on both sides, and looks at nothing but its outcome. Yields whether
+    /// the state changed.
+    pub fn apply_unobserved(&mut self, event: Event) -> bool {
+        if !self.is_possible(event) {
+            return false;
+        }
+        let mut after = self.model.clone();
+        after.next = self.labels.free();
+        let expected = after.step(&event);
+        let outcome = self.real(event).map_err(OwnershipError::errno);
+        assert_eq!(outcome, expected, "{event:?}");
+        if outcome.is_err() {
+            if let Event::HotAdd(d) = event {
+                self.model.devices[d].passes = after.devices[d].passes;
+            }
+            return false;
+        }
+        self.label_defaults();
+        let changed = self.model != after;
+        self.model = after;
+        changed
+    }
+
     /// Carries out an event on both sides. The operation after `fault` others fails, if there is
     /// one. Yields the outcome, and whether the fault struck.
     pub fn apply(&mut self, event: Event, fault: Option<u64>) -> (Result<(), i32>, bool) {
-        let Some(known) = self.possible(event) else {
+        if !self.is_possible(event) {
             return (Ok(()), false);
-        };
+        }
         let before = self.snapshot();
         let mut after = self.model.clone();
-        after.next = self.next_label.load(Ordering::SeqCst);
+        after.next = self.labels.free();
         let expected = after.step(&event);
         if let Some(passing) = fault {
             self.machine.faults().arm(passing);
         }
-        let outcome = self.real(event, known).map_err(OwnershipError::errno);
+        let outcome = self.real(event).map_err(OwnershipError::errno);
         let struck = self.machine.faults().disarm() && fault.is_some();
         match (expected, outcome) {
             (Ok(()), Ok(())) => self.model = after,
@@ -184,9 +228,9 @@ impl<M: Machine + Send + Sync + 'static> World<M> {
     }
 
     /// Whether there is somebody to tell the event; for an event of a group, whether it is there.
-    fn possible(&self, event: Event) -> Option<bool> {
+    fn is_possible(&self, event: Event) -> bool {
         let known = |d: usize| self.devices[d].is_some();
-        let fine = match event {
+        match event {
             Event::ClaimGroup(g, _) | Event::ReleaseGroup(g, _) | Event::SetDefault(g, _) => {
                 self.model.is_there(g)
             }
@@ -203,11 +247,10 @@ impl<M: Machine + Send + Sync + 'static> World<M> {
             | Event::Surprise(d)
             | Event::ResetBegin(d)
             | Event::ResetEnd(d) => known(d),
-        };
-        fine.then_some(true)
+        }
     }
 
-    fn real(&mut self, event: Event, _known: bool) -> Result<(), OwnershipError> {
+    fn real(&mut self, event: Event) -> Result<(), OwnershipError> {
         let group = |g: u64| self.ownership.group(GroupKey(g)).expect("a group");
         match event {
             Event::Bind(d, kind) => self.device(d).bind(kind),
@@ -347,6 +390,7 @@ impl<M: Machine + Send + Sync + 'static> World<M> {
             assert!(!self.model.is_there(g), "group {g} is missing");
             return;
         };
+        assert!(self.model.is_there(g), "group {g} is still there");
         let view = group.view();
         assert_eq!(view.owner, model.owner.map(ContextId));
         assert_eq!(view.owner.is_some(), view.claims() != 0);
