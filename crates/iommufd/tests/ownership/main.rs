@@ -6,6 +6,8 @@ mod machine;
 mod mock;
 mod model;
 mod property;
+mod rules;
+mod sweep;
 mod tables;
 mod threads;
 mod vtd;

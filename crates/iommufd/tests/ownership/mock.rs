@@ -25,6 +25,8 @@ pub struct MockUnit {
     devices: Mutex<BTreeMap<RequesterId, Known>>,
     /// Devices that were released so that they pass through.
     passing: Mutex<Vec<RequesterId>>,
+    /// Devices that take no domain.
+    pub refusing: Mutex<Vec<RequesterId>>,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,18 @@ impl MockUnit {
             faults: Arc::clone(faults),
             devices: Mutex::default(),
             passing: Mutex::default(),
+            refusing: Mutex::default(),
         }
+    }
+
+    /// The label that a device reads.
+    pub fn observe(&self, device: RequesterId, pasid: Option<Pasid>) -> Option<u64> {
+        if pasid.is_none() && self.passing.lock().unwrap().contains(&device) {
+            return Some(IDENTITY);
+        }
+        let devices = self.devices.lock().unwrap();
+        let domain = devices.get(&device)?.reach.get(&pasid)?;
+        Some(mock_domain(domain)?.label.load(Ordering::SeqCst))
     }
 
     pub fn domain(&self, kind: DomainKind) -> Arc<dyn Domain> {
@@ -225,6 +238,10 @@ impl Iommu for MockUnit {
     ) -> Result<(), IommuError> {
         self.check_reach(device, pasid, reach)?;
         self.strike(IommuError::Io)?;
+        let refuses = self.refusing.lock().unwrap().contains(&device);
+        if refuses && matches!(reach, Reach::Domain(_)) {
+            return Err(IommuError::Io);
+        }
         let mut devices = self.devices.lock().unwrap();
         let known = devices.get_mut(&device).ok_or(IommuError::NoDevice)?;
         match reach {
@@ -269,12 +286,7 @@ impl Machine for MockMachine {
     }
 
     fn observe(&self, device: RequesterId, pasid: Option<Pasid>) -> Option<u64> {
-        if pasid.is_none() && self.unit.passing.lock().unwrap().contains(&device) {
-            return Some(IDENTITY);
-        }
-        let devices = self.unit.devices.lock().unwrap();
-        let domain = devices.get(&device)?.reach.get(&pasid)?;
-        Some(mock_domain(domain)?.label.load(Ordering::SeqCst))
+        self.unit.observe(device, pasid)
     }
 
     fn faults(&self) -> &Faults {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::events::{Event, event};
 use crate::machine::Machine;
 use crate::mock::MockMachine;
-use crate::vtd::VtdMachine;
+use crate::vtd::{CACHING_MODE, USUAL, VtdMachine, WRITE_BUFFER};
 use crate::world::World;
 
 /// A sequence of events, some of them with a fault at an operation.
@@ -22,7 +22,7 @@ fn run<M: Machine + Send + Sync + 'static>(sequence: Vec<(Event, Option<u64>)>) 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1024, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_invariants_hold_after_every_event_on_the_mock(sequence in sequence()) {
@@ -31,10 +31,20 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_invariants_hold_after_every_event_on_a_vtd_unit(sequence in sequence()) {
-        run::<VtdMachine>(sequence);
+        run::<VtdMachine<USUAL>>(sequence);
+    }
+
+    #[test]
+    fn the_invariants_hold_after_every_event_in_caching_mode(sequence in sequence()) {
+        run::<VtdMachine<CACHING_MODE>>(sequence);
+    }
+
+    #[test]
+    fn the_invariants_hold_after_every_event_with_a_write_buffer(sequence in sequence()) {
+        run::<VtdMachine<WRITE_BUFFER>>(sequence);
     }
 }

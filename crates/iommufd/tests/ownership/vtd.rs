@@ -124,8 +124,25 @@ impl Pages for FaultyPages {
 
 pub type TestIommu = VtdIommu<FaultyBus, FaultyMemory, FaultyPages>;
 
+/// A unit as most are.
+pub const USUAL: u8 = 0;
+/// A unit that announces that it caches absent entries.
+pub const CACHING_MODE: u8 = 1;
+/// A unit with a write buffer, that forgets whole domains only.
+pub const WRITE_BUFFER: u8 = 2;
+
+fn config(unit: u8) -> VtdConfig {
+    VtdConfig {
+        device_tlb: true,
+        caching_mode: unit == CACHING_MODE,
+        write_buffer_flush: unit == WRITE_BUFFER,
+        maximum_address_mask: (unit != WRITE_BUFFER).then_some(18),
+        ..VtdConfig::default()
+    }
+}
+
 /// Memory, a unit, and the ports of the devices behind it.
-pub struct VtdMachine {
+pub struct VtdMachine<const UNIT: u8 = USUAL> {
     pub ram: GuestRam,
     pub unit: Arc<Vtd>,
     pub iommu: Arc<TestIommu>,
@@ -136,17 +153,13 @@ pub struct VtdMachine {
     labels: Mutex<BTreeMap<u64, PhysAddr>>,
 }
 
-impl VtdMachine {
+impl<const UNIT: u8> VtdMachine<UNIT> {
     /// Waits have `budget` looks.
     pub fn with_budget(budget: SpinBudget) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
         let ram = GuestRam::new(memory);
         let epochs = Arc::new(Epochs::default());
-        let config = VtdConfig {
-            device_tlb: true,
-            ..VtdConfig::default()
-        };
-        let unit = Vtd::new(config, ram.clone(), Arc::clone(&epochs), Arc::new(())).unwrap();
+        let unit = Vtd::new(config(UNIT), ram.clone(), Arc::clone(&epochs), Arc::new(())).unwrap();
         let faults = Arc::new(Faults::default());
         let taken = Arc::new(AtomicU64::new(0));
         let pages = FaultyPages {
@@ -211,7 +224,7 @@ impl VtdMachine {
     }
 }
 
-impl Machine for VtdMachine {
+impl<const UNIT: u8> Machine for VtdMachine<UNIT> {
     const PASIDS: bool = false;
 
     fn new() -> Self {
