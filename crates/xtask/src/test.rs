@@ -2,6 +2,7 @@
 
 mod cargo;
 mod guests;
+mod instructions;
 
 use crate::ui::{say, seconds, table};
 use crate::{place, tools, workspace};
@@ -16,6 +17,9 @@ pub struct TestArgs {
     /// Run only these steps; may be given more than once.
     #[arg(long, value_enum, value_name = "STEP")]
     only: Vec<Step>,
+    /// Commit to the instructions that are counted now, instead of comparing.
+    #[arg(long)]
+    bless: bool,
     /// Print the results as JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -38,6 +42,8 @@ pub enum Step {
     Loom,
     /// The fuzz targets on their committed inputs, without a fuzzer.
     Corpus,
+    /// The instructions that walks and edits take, under callgrind, against the committed counts.
+    Instructions,
     /// The bare-metal demo on this machine's KVM, or in the box where there is none.
     Demo,
     /// Stock Linux guests behind the unit.
@@ -67,6 +73,11 @@ pub fn run(args: TestArgs) -> Result<bool> {
         .filter_map(|step| cargo::runs(*step))
         .map(|(name, runs)| timed(name, || cargo::run_all(name, &runs, &logs)))
         .collect();
+    if wanted(Step::Instructions) {
+        rows.push(timed("instructions", || {
+            instructions::run(args.bless, &logs)
+        }));
+    }
     if wanted(Step::Demo) || wanted(Step::Guests) {
         match workspace::build_vmm() {
             Ok(binary) => {
