@@ -60,14 +60,9 @@ impl AmdV1 {
             levels @ 1..=6 => levels,
             _ => MAX_LEVELS as u8,
         };
-        let width = match config.host_address_width {
-            0..=12 => 12,
-            width @ 13..=51 => width,
-            _ => 52,
-        };
         Self {
             config,
-            beyond_width: Entry::FRAME & !((1 << width) - 1),
+            beyond_width: engine::beyond_width(config.host_address_width),
             accessed: if config.accessed { Entry::ACCESSED } else { 0 },
             dirty: if config.dirty { Entry::DIRTY } else { 0 },
         }
@@ -131,6 +126,18 @@ impl Format for AmdV1 {
 
     #[inline(always)]
     fn decode(&self, level: u8, entry: u64, address: u64) -> Result<Next, Reason> {
+        if level > 1 {
+            // Nearly every entry above the lowest level has just these values.
+            let fields =
+                Entry::PRESENT | Entry::NEXT_LEVEL | Entry::RESERVED_TABLE | self.beyond_width;
+            let below = u64::from(level - 1) << Entry::NEXT_LEVEL_SHIFT;
+            if entry & fields == Entry::PRESENT | below {
+                return Ok(Next::Table {
+                    address: entry & Entry::FRAME,
+                    level: level - 1,
+                });
+            }
+        }
         if !self.is_present(entry) {
             return Err(Reason::NotPresent);
         }
@@ -150,17 +157,9 @@ impl Format for AmdV1 {
         if is_page {
             return self.decode_page(level, next_level, entry);
         }
-        let address_below = entry & Entry::FRAME;
-        if next_level + 1 == level {
-            // Known before the entry is loaded, unlike the field.
-            return Ok(Next::Table {
-                address: address_below,
-                level: level - 1,
-            });
-        }
         let level = Self::skip(level, next_level, address)?;
         Ok(Next::Table {
-            address: address_below,
+            address: entry & Entry::FRAME,
             level,
         })
     }

@@ -1,6 +1,7 @@
 //! The walk that all formats share: from table to table, 512 entries of 8 bytes each.
 
 mod granted;
+mod sized;
 
 use vm_iommu_spec::{Access, PhysAddr};
 
@@ -8,6 +9,7 @@ use crate::walk::{Attributes, Reason, Translation, Visited, Walk, WalkFault};
 use crate::{BadAddress, TableMemory};
 
 pub(crate) use granted::translate;
+pub(crate) use sized::{SizedEntries, beyond_width};
 
 /// How often a walk is repeated because another party changed an entry between its load and the
 /// update of its flags. A hostile party can change it every time.

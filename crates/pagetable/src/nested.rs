@@ -235,7 +235,16 @@ struct Translated<'a, F, S, M: ?Sized> {
 }
 
 impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Translated<'_, F, S, M> {
-    #[inline]
+    /// Where an entry of the first stage is read. A function of its own, because neither what else
+    /// a translation says nor other accesses matter here, and four or five of these are a walk.
+    #[inline(never)]
+    fn entry(&self, level: u8, address: u64) -> Result<PhysAddr, NestedFault> {
+        let purpose = Purpose::Entry { level };
+        let translation = self.translate(address, Access::READ, purpose);
+        translation.map(|translation| translation.output)
+    }
+
+    #[inline(always)]
     fn translate(
         &self,
         address: u64,
@@ -268,12 +277,8 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Tables for Translated<'_, F,
 
     #[inline]
     fn load(&self, level: u8, address: u64) -> Result<u64, Option<NestedFault>> {
-        let walk = self.translate(address, Access::READ, Purpose::Entry { level });
-        let walk = walk.map_err(Some)?;
-        self.nested
-            .memory
-            .load(walk.output)
-            .map_err(|BadAddress(_)| None)
+        let place = self.entry(level, address).map_err(Some)?;
+        self.nested.memory.load(place).map_err(|BadAddress(_)| None)
     }
 
     fn update(

@@ -4,7 +4,7 @@ use vm_iommu_spec::vtd::{self, SecondStageEntry as Entry};
 use vm_iommu_spec::{Access, FaultReason};
 
 use crate::editor::{Editable, Mapping};
-use crate::engine::{self, Format, Next};
+use crate::engine::{self, Format, Next, SizedEntries};
 use crate::walk::{AttributeFlags, Attributes, Reason};
 
 /// How many levels the tables have, and so how wide the addresses are that they translate.
@@ -95,49 +95,36 @@ impl SecondStageConfig {
 #[derive(Clone, Copy, Debug)]
 pub struct SecondStage {
     config: SecondStageConfig,
-    /// By level, the bits reserved in an entry that points to a table.
-    reserved_table: [u64; 8],
-    /// By level, the bits reserved in an entry that maps a page.
-    reserved_page: [u64; 8],
+    entries: SizedEntries,
     /// The bits of which one makes an entry present.
     present: u64,
     /// The accessed flag, if walks set it.
     accessed: u64,
     /// The dirty flag, if walks set it.
     dirty: u64,
-    /// A bit for each level above 1 whose entries may map pages.
-    large: u8,
 }
 
 impl SecondStage {
     /// Prepares the format. A host address width outside of 12 to 52 counts as the nearer of
     /// these.
     pub const fn new(config: SecondStageConfig) -> Self {
-        let haw = match config.host_address_width {
-            0..=12 => 12,
-            width @ 13..=51 => width,
-            _ => 52,
-        };
-        let beyond_haw = Entry::FRAME & !((1 << haw) - 1);
-        let mut reserved_table = [0; 8];
-        let mut reserved_page = [0; 8];
-        let mut level = 1;
-        while level < 6 {
-            reserved_table[level] = beyond_haw | Entry::TRANSIENT | Entry::SNOOP | Entry::PAGE_SIZE;
-            let misaligned = Entry::FRAME & ((1 << engine::entry_reach(level as u8)) - 1);
-            reserved_page[level] = beyond_haw | misaligned;
-            if !config.snoop_control {
-                reserved_page[level] |= Entry::SNOOP;
-            }
-            if !config.transient_mapping {
-                reserved_page[level] |= Entry::TRANSIENT;
-            }
-            level += 1;
+        let mut page = 0;
+        if !config.snoop_control {
+            page |= Entry::SNOOP;
+        }
+        if !config.transient_mapping {
+            page |= Entry::TRANSIENT;
         }
         Self {
             config,
-            reserved_table,
-            reserved_page,
+            entries: SizedEntries::new(
+                config.host_address_width,
+                Entry::TRANSIENT | Entry::SNOOP,
+                page,
+                0,
+                config.two_mib_pages,
+                config.one_gib_pages,
+            ),
             present: Entry::READ | Entry::WRITE | if config.execute { Entry::EXECUTE } else { 0 },
             accessed: if config.accessed_dirty {
                 Entry::ACCESSED
@@ -149,7 +136,6 @@ impl SecondStage {
             } else {
                 0
             },
-            large: (config.two_mib_pages as u8) << 2 | (config.one_gib_pages as u8) << 3,
         }
     }
 
@@ -207,31 +193,7 @@ impl Format for SecondStage {
         if !self.is_present(entry) {
             return Err(Reason::NotPresent);
         }
-        let is_page =
-            level == 1 || entry & Entry::PAGE_SIZE != 0 && self.large >> (level & 7) & 1 != 0;
-        let reserved = if is_page {
-            &self.reserved_page
-        } else {
-            &self.reserved_table
-        };
-        let bits = entry & reserved[usize::from(level & 7)];
-        if bits != 0 {
-            return Err(Reason::Reserved {
-                bit: bits.trailing_zeros() as u8,
-            });
-        }
-        let address = entry & Entry::FRAME;
-        Ok(if is_page {
-            Next::Page {
-                address,
-                shift: engine::entry_reach(level),
-            }
-        } else {
-            Next::Table {
-                address,
-                level: level - 1,
-            }
-        })
+        self.entries.decode(level, entry)
     }
 
     #[inline(always)]
@@ -325,8 +287,7 @@ impl Editable for SecondStage {
 
     #[inline]
     fn page_shifts(&self, level: u8) -> u64 {
-        let pages = level == 1 || self.large >> (level & 7) & 1 != 0;
-        u64::from(pages) << engine::entry_reach(level)
+        u64::from(self.entries.may_map(level)) << engine::entry_reach(level)
     }
 
     fn output_width(&self) -> u8 {

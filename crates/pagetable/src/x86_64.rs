@@ -5,7 +5,7 @@ use vm_iommu_spec::Access;
 use vm_iommu_spec::x86_64::PagingEntry as Entry;
 
 use crate::editor::{Editable, Mapping};
-use crate::engine::{self, Format, Next};
+use crate::engine::{self, Format, Next, SizedEntries};
 use crate::second_stage::Levels;
 use crate::walk::{AttributeFlags, Attributes, Reason};
 
@@ -56,44 +56,32 @@ impl X86_64Config {
 #[derive(Clone, Copy, Debug)]
 pub struct X86_64 {
     config: X86_64Config,
-    /// By level, the bits reserved in an entry that points to a table.
-    reserved_table: [u64; 8],
-    /// By level, the bits reserved in an entry that maps a page.
-    reserved_page: [u64; 8],
+    entries: SizedEntries,
     /// The accessed flags, if walks set them.
     accessed: u64,
     /// The dirty flag, if walks set it.
     dirty: u64,
-    /// A bit for each level above 1 whose entries may map pages.
-    large: u8,
 }
 
 impl X86_64 {
     /// Prepares the format. A host address width outside of 12 to 52 counts as the nearer of
     /// these.
     pub const fn new(config: X86_64Config) -> Self {
-        let haw = match config.host_address_width {
-            0..=12 => 12,
-            width @ 13..=51 => width,
-            _ => 52,
+        let anywhere = if config.no_execute {
+            0
+        } else {
+            Entry::EXECUTE_DISABLE
         };
-        let mut anywhere = Entry::FRAME & !((1 << haw) - 1);
-        if !config.no_execute {
-            anywhere |= Entry::EXECUTE_DISABLE;
-        }
-        let mut reserved_table = [0; 8];
-        let mut reserved_page = [0; 8];
-        let mut level = 1;
-        while level < 6 {
-            reserved_table[level] = anywhere | Entry::PAGE_SIZE;
-            let misaligned = Entry::FRAME & ((1 << engine::entry_reach(level as u8)) - 1);
-            reserved_page[level] = anywhere | misaligned & !Entry::LARGE_PAT;
-            level += 1;
-        }
         Self {
             config,
-            reserved_table,
-            reserved_page,
+            entries: SizedEntries::new(
+                config.host_address_width,
+                anywhere,
+                anywhere,
+                Entry::LARGE_PAT,
+                true,
+                config.one_gib_pages,
+            ),
             accessed: if config.accessed_dirty {
                 Entry::ACCESSED
             } else {
@@ -108,7 +96,6 @@ impl X86_64 {
             } else {
                 0
             },
-            large: 1 << 2 | (config.one_gib_pages as u8) << 3,
         }
     }
 
@@ -178,31 +165,7 @@ impl Format for X86_64 {
         if !self.is_present(entry) {
             return Err(Reason::NotPresent);
         }
-        let is_page =
-            level == 1 || entry & Entry::PAGE_SIZE != 0 && self.large >> (level & 7) & 1 != 0;
-        let reserved = if is_page {
-            &self.reserved_page
-        } else {
-            &self.reserved_table
-        };
-        let bits = entry & reserved[usize::from(level & 7)];
-        if bits != 0 {
-            return Err(Reason::Reserved {
-                bit: bits.trailing_zeros() as u8,
-            });
-        }
-        Ok(if is_page {
-            let shift = engine::entry_reach(level);
-            Next::Page {
-                address: entry & Entry::FRAME & !((1 << shift) - 1),
-                shift,
-            }
-        } else {
-            Next::Table {
-                address: entry & Entry::FRAME,
-                level: level - 1,
-            }
-        })
+        self.entries.decode(level, entry)
     }
 
     #[inline(always)]
@@ -291,8 +254,7 @@ impl Editable for X86_64 {
 
     #[inline]
     fn page_shifts(&self, level: u8) -> u64 {
-        let pages = level == 1 || self.large >> (level & 7) & 1 != 0;
-        u64::from(pages) << engine::entry_reach(level)
+        u64::from(self.entries.may_map(level)) << engine::entry_reach(level)
     }
 
     fn output_width(&self) -> u8 {

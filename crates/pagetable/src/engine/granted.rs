@@ -7,7 +7,7 @@ use crate::walk::Translation;
 /// Translates from `start`, which translates all of the request's address. The common case: an
 /// access that is granted and has no flags to set. All others are walked again, with a record of
 /// what is visited.
-#[inline]
+#[inline(always)]
 pub(crate) fn translate<F: Format + ?Sized, T: Tables>(
     format: &F,
     tables: &T,
