@@ -53,6 +53,12 @@ impl Epochs {
         slot
     }
 
+    /// Begins a new era without waiting for accesses of the last: handles look up again what they
+    /// remember.
+    pub fn renew(&self) {
+        self.era.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Begins to wait for every access that is in flight now. What it waits for to end must have
     /// been made unreachable before.
     pub fn drain(&self) -> Drain {
@@ -79,9 +85,20 @@ pub struct EpochSlot {
 }
 
 impl EpochSlot {
-    /// Begins an access. At most one is in flight in a slot.
+    /// Begins an access in `era`, if that is still the era, at less cost than
+    /// [`enter`](Self::enter), which must follow if not.
     #[inline]
-    pub fn enter(&self, epochs: &Epochs) {
+    pub(crate) fn reenter(&self, epochs: &Epochs, era: u64) -> bool {
+        self.state.store(era, Ordering::Relaxed);
+        epochs.barrier.light();
+        // After the fence: if the drain that began the next era did not see this access, then
+        // this access sees that era.
+        epochs.era.load(Ordering::Acquire) == era
+    }
+
+    /// Begins an access, and yields an era that began before all that it may look up: what it
+    /// finds is good until the next. At most one is in flight in a slot.
+    pub fn enter(&self, epochs: &Epochs) -> u64 {
         let parked = self.is_parked();
         self.state
             .store(epochs.era.load(Ordering::Acquire), Ordering::Relaxed);
@@ -90,6 +107,7 @@ impl EpochSlot {
         } else {
             epochs.barrier.light();
         }
+        epochs.era.load(Ordering::Acquire)
     }
 
     /// Ends the access.

@@ -38,6 +38,7 @@ mod port;
 mod port_iommu;
 mod remapper;
 mod session;
+mod set;
 mod space;
 mod sync;
 mod walk_cache;

@@ -83,6 +83,8 @@ impl DmaPort {
     pub fn set_requester(&self, requester: RequesterId) {
         let before = self.update(u64::from(u32::MAX), requester.raw().into());
         if before as u32 != requester.raw() {
+            // What handles remember is another requester's.
+            self.upstream.epochs.renew();
             self.observers.unmapped(&EVERYTHING);
         }
     }

@@ -114,6 +114,20 @@ impl<'a> Iterator for Slices<'a> {
         if self.left == 0 {
             return None;
         }
+        let (address, len) = (self.address, self.left);
+        match self.session.handle.remembered(address, len, self.access) {
+            Some(host) => {
+                self.left = 0;
+                // SAFETY: as in `take`.
+                Some(Ok(unsafe { VolatileSlice::new(host.as_ptr(), len) }))
+            }
+            None => self.next_cached(),
+        }
+    }
+}
+
+impl<'a> Slices<'a> {
+    fn next_cached(&mut self) -> Option<Result<VolatileSlice<'a>, GuestMemoryError>> {
         // A page holds what is left, or its end begins the next: only a range that leaves its
         // first page can wrap.
         match self.session.handle.hit(self.address, self.access) {
@@ -121,9 +135,7 @@ impl<'a> Iterator for Slices<'a> {
             _ => self.next_resolved(),
         }
     }
-}
 
-impl<'a> Slices<'a> {
     /// The start of what is left, which `piece` holds.
     #[inline]
     fn take(&mut self, piece: Piece) -> VolatileSlice<'a> {

@@ -238,6 +238,10 @@ impl Vtd {
         let head = control.queue_pointer(offset::IQH);
         let tail = control.queue_pointer(offset::IQT);
         if head == tail {
+            if runner.undrained {
+                // Nobody asked to be told, but nothing stale is used for long either.
+                self.epochs.renew();
+            }
             // No wait follows that would report it.
             let silent = runner.silent.take()?;
             let event = control.timeout_error(silent);

@@ -1,7 +1,5 @@
 //! The translation cache: set-associative, bounded, tagged, and lock-free to hit.
 
-mod set;
-
 #[cfg(all(test, loom))]
 mod models;
 
@@ -11,9 +9,9 @@ use std::sync::{Mutex, PoisonError, Weak};
 use serde::Serialize;
 use vm_iommu_spec::{Access, Iova};
 
-use self::set::{Key, Set};
 use crate::Tag;
 use crate::observer::{EVERYTHING, Observers};
+use crate::set::Key;
 use crate::sync::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -37,6 +35,10 @@ const PROBED_PAGES: u64 = 64;
 /// Generations before the numbers repeat; then the lines themselves are emptied.
 const GENERATIONS: u64 = 1 << 6;
 
+/// Two lines of one word: the host address of the page, with the permissions in the bits below
+/// 4 KiB. Together with the version, a cache line.
+type Set = crate::set::Set<2, 1>;
+
 /// Entries are pages of at least 4 KiB: the bits of an address below that hold other things.
 const PAGE_MASK: u64 = !0xfff;
 
@@ -59,9 +61,23 @@ unsafe impl Send for IotlbEntry {}
 /// Leave to insert what a walk finds, given before the walk: an invalidation in between voids it.
 #[derive(Clone, Copy, Debug)]
 pub struct FillToken {
+    view: View,
+    invalidations: u64,
+}
+
+impl FillToken {
+    /// Where the lookup looked.
+    #[inline]
+    pub(crate) fn view(&self) -> View {
+        self.view
+    }
+}
+
+/// The part of a cache that belongs to a tag: good until the tag or everything is invalidated.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct View {
     tag: u64,
     generation: u64,
-    invalidations: u64,
 }
 
 /// What a cache did since it was made.
@@ -146,15 +162,35 @@ impl Iotlb {
     /// The cached page of `tag` that holds `address` and allows `access`.
     #[inline]
     pub fn find(&self, tag: &Tag, address: Iova, access: Access) -> Option<IotlbEntry> {
-        let generation = self.generation.load(Ordering::Acquire);
-        let tag = tag.value();
+        self.find_in(self.view(tag), address, access)
+    }
+
+    /// The part that belongs to `tag` now.
+    #[inline]
+    pub(crate) fn view(&self, tag: &Tag) -> View {
+        View {
+            generation: self.generation.load(Ordering::Acquire),
+            tag: tag.value(),
+        }
+    }
+
+    /// Whether anything is cached at all.
+    #[inline]
+    pub(crate) fn is_enabled(&self) -> bool {
+        !self.sets.is_empty()
+    }
+
+    /// As [`find`](Self::find).
+    #[inline]
+    pub(crate) fn find_in(&self, view: View, address: Iova, access: Access) -> Option<IotlbEntry> {
+        let View { tag, generation } = view;
         let mut shifts = self.page_shifts.load(Ordering::Acquire);
         while shifts != 0 {
             let page_shift = shifts.trailing_zeros() as u8;
             shifts &= shifts - 1;
             let page = address.align_down(1 << page_shift);
             let key = key(tag, generation, page, page_shift);
-            if let Some(data) = self.set(tag, page, page_shift)?.find(key)
+            if let Some([data]) = self.set(tag, page, page_shift)?.find(key)
                 && let permissions = Access::from_bits_truncate(data as u8)
                 && permissions.contains(access)
             {
@@ -181,23 +217,23 @@ impl Iotlb {
     ) -> Result<IotlbEntry, FillToken> {
         let token = FillToken {
             invalidations: self.invalidations.load(Ordering::Acquire),
-            generation: self.generation.load(Ordering::Acquire),
-            tag: tag.value(),
+            view: self.view(tag),
         };
-        self.find(tag, address, access).ok_or(token)
+        self.find_in(token.view, address, access).ok_or(token)
     }
 
     /// Caches what a walk found, unless an invalidation began since the lookup that missed.
     /// A page whose host address is not a multiple of 4 KiB is not cached.
     pub fn insert(&self, token: FillToken, entry: IotlbEntry) {
         let host = entry.host.as_ptr().addr() as u64;
-        let Some(set) = self.set(token.tag, entry.page, entry.page_shift) else {
+        let View { tag, generation } = token.view;
+        let Some(set) = self.set(tag, entry.page, entry.page_shift) else {
             return;
         };
         if host & !PAGE_MASK != 0 || entry.page_shift < 12 {
             return;
         }
-        let key = key(token.tag, token.generation, entry.page, entry.page_shift);
+        let key = key(tag, generation, entry.page, entry.page_shift);
         let data = host | u64::from(entry.permissions.bits());
         // Under the lock of the set: an invalidation that begins after this check finds the line.
         let void = || {
@@ -207,7 +243,7 @@ impl Iotlb {
             }
             self.invalidations.load(Ordering::SeqCst) != token.invalidations
         };
-        if set.insert(key, data, void) {
+        if set.insert(key, [data], void) {
             self.evictions.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -305,10 +341,12 @@ impl Iotlb {
         self.next_tag.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The set of a page; none if the cache is off. Neighbouring pages have neighbouring sets.
+    /// The set of a page; none if the cache is off. Two neighbouring pages share a set, so that
+    /// a dense range needs little of the processor's own caches.
     #[inline]
     fn set(&self, tag: u64, page: Iova, page_shift: u8) -> Option<&Set> {
-        let index = (page.0 >> page_shift).wrapping_add(tag.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let index =
+            (page.0 >> page_shift >> 1).wrapping_add(tag.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         self.sets
             .get(index as usize & self.sets.len().wrapping_sub(1))
     }
@@ -319,13 +357,13 @@ fn key(tag: u64, generation: u64, page: Iova, page_shift: u8) -> Key {
     let generation = generation % GENERATIONS;
     Key {
         tag,
-        page: page.0 & PAGE_MASK | u64::from(page_shift) << 6 | generation,
+        word: page.0 & PAGE_MASK | u64::from(page_shift) << 6 | generation,
     }
 }
 
 /// The page of a key, and its size.
 fn page_of(key: Key) -> (u64, u8) {
-    (key.page & PAGE_MASK, (key.page >> 6) as u8 & 0x3f)
+    (key.word & PAGE_MASK, (key.word >> 6) as u8 & 0x3f)
 }
 
 fn shifts_of(mut mask: u64) -> impl Iterator<Item = u8> {

@@ -8,17 +8,18 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread;
 
-use super::set::{Key, Set};
+use super::Set;
 use crate::barrier::Barrier;
 use crate::epoch::{EpochSlot, Epochs};
+use crate::set::Key;
 
 const KEY: Key = Key {
     tag: 7,
-    page: 0x1000,
+    word: 0x1000,
 };
 const OTHER: Key = Key {
     tag: 7,
-    page: 0x2000,
+    word: 0x2000,
 };
 
 struct Machine {
@@ -42,7 +43,7 @@ impl Machine {
             reused: AtomicBool::new(false),
         };
         if cached {
-            machine.set.insert(KEY, 0xa000, || false);
+            machine.set.insert(KEY, [0xa000], || false);
         }
         Arc::new(machine)
     }
@@ -54,17 +55,21 @@ impl Machine {
             let mapped = self.mapped.load(Ordering::Acquire);
             if mapped {
                 let void = || self.invalidations.load(Ordering::SeqCst) != invalidations;
-                self.set.insert(KEY, 0xa000, void);
+                self.set.insert(KEY, [0xa000], void);
             }
             mapped
         };
         if reached {
-            let reused = self.reused.load(Ordering::Acquire);
-            assert!(
-                !reused,
-                "a page was touched after its invalidation completed"
-            );
+            self.touch();
         }
+    }
+
+    fn touch(&self) {
+        let reused = self.reused.load(Ordering::Acquire);
+        assert!(
+            !reused,
+            "a page was touched after its invalidation completed"
+        );
     }
 
     /// What a driver and the unit do to take a page away.
@@ -133,20 +138,58 @@ fn an_idle_slot_is_drained_like_a_parked_one() {
     });
 }
 
+/// A handle that used the page before races an invalidation; it looks the page up again only if
+/// the era has changed, and if it looks at the era at all.
+fn race_remembered(compare: bool) {
+    loom::model(move || {
+        let machine = Machine::new(true);
+        let slot = machine.epochs.register();
+        let era = slot.enter(&machine.epochs);
+        machine.access();
+        slot.leave();
+        let device = {
+            let machine = machine.clone();
+            thread::spawn(move || {
+                if slot.reenter(&machine.epochs, era) || !compare {
+                    machine.touch();
+                } else {
+                    slot.enter(&machine.epochs);
+                    machine.access();
+                }
+                slot.leave();
+            })
+        };
+        machine.unmap(true);
+        device.join().unwrap();
+    });
+}
+
+#[test]
+fn a_remembered_page_races_an_invalidation() {
+    race_remembered(true);
+}
+
+/// The model finds the fault that the comparison of eras prevents.
+#[test]
+#[should_panic(expected = "a page was touched after its invalidation completed")]
+fn a_page_remembered_beyond_its_era_is_touched_too_late() {
+    race_remembered(false);
+}
+
 #[test]
 fn an_eviction_never_gives_one_page_the_memory_of_another() {
     loom::model(|| {
         let set = Arc::new(Set::default());
-        set.insert(KEY, 0xa000, || false);
+        set.insert(KEY, [0xa000], || false);
         let writer = {
             let set = set.clone();
             thread::spawn(move || {
                 set.remove(|key| key == KEY);
-                set.insert(OTHER, 0xb000, || false);
+                set.insert(OTHER, [0xb000], || false);
             })
         };
-        assert!(matches!(set.find(KEY), None | Some(0xa000)));
-        assert!(matches!(set.find(OTHER), None | Some(0xb000)));
+        assert!(matches!(set.find(KEY), None | Some([0xa000])));
+        assert!(matches!(set.find(OTHER), None | Some([0xb000])));
         writer.join().unwrap();
     });
 }

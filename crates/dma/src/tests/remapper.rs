@@ -143,12 +143,14 @@ impl MsiSink for RecordMsi {
 fn a_stale_space_is_bound_again_and_a_live_one_is_not() {
     let remapper = MapRemapper::new(IotlbConfig::default());
     remapper.map(0, 0, 12, READ_WRITE);
-    let handle = remapper.port(&ram()).handle();
+    let port = remapper.port(&ram());
+    let handle = port.handle();
     for _ in 0..3 {
         handle.write(Iova(0), b"x").unwrap();
     }
     assert_eq!(remapper.binds.load(Ordering::Relaxed), 1);
     remapper.invalidate_context();
+    port.upstream().epochs.drain().wait();
     handle.write(Iova(0), b"x").unwrap();
     assert_eq!(remapper.binds.load(Ordering::Relaxed), 2);
 }

@@ -5,16 +5,14 @@
 //! are cached, so no entry stands for one that is not present. A miss of the IOTLB that hits here
 //! loads one entry instead of four.
 
-mod set;
-
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use vm_iommu_pagetable::Position;
 use vm_iommu_spec::{Iova, PhysAddr};
 
-use self::set::{Key, Set, Table};
 use crate::Tag;
+use crate::set::Key;
 use crate::sync::{AtomicU64, Ordering};
 
 /// How large a paging-structure cache is.
@@ -53,6 +51,9 @@ pub struct WalkToken {
     generation: u64,
     invalidations: u64,
 }
+
+/// Three lines of two words: where the table is, and what the entries above it permit.
+type Set = crate::set::Set<3, 2>;
 
 /// Generations before the numbers repeat; then the lines themselves are emptied.
 const GENERATIONS: u64 = 1 << 16;
@@ -116,10 +117,10 @@ impl WalkCache {
             levels &= levels - 1;
             let key = key(token.tag, token.generation, address, level);
             if let Some(set) = self.set(key, level)
-                && let Some(table) = set.find(key)
+                && let Some([table, rights]) = set.find(key)
             {
                 count(&self.hits);
-                let position = Position::from_parts(PhysAddr(table.address), level, table.rights);
+                let position = Position::from_parts(PhysAddr(table), level, rights);
                 return (Some(position), token);
             }
         }
@@ -144,10 +145,7 @@ impl WalkCache {
             let Some(set) = self.set(key, level) else {
                 return;
             };
-            let table = Table {
-                address: position.table().0,
-                rights: position.rights(),
-            };
+            let data = [position.table().0, position.rights()];
             // Under the lock of the set: an invalidation that begins after this check finds it.
             let void = || {
                 if self.levels.load(Ordering::SeqCst) >> level & 1 == 0 {
@@ -155,7 +153,7 @@ impl WalkCache {
                 }
                 self.invalidations.load(Ordering::SeqCst) != token.invalidations
             };
-            if set.insert(key, table, void) {
+            if set.insert(key, data, void) {
                 self.evictions.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -1,35 +1,28 @@
-//! One set of the cache: a few lines behind a sequence lock, as those of the IOTLB.
+//! One set of a cache: a few lines behind a sequence lock.
+//!
+//! Readers take nothing: they read the version, the lines, and the version again. A writer makes
+//! the version odd while it changes lines; a reader that meets an odd or changed version has
+//! missed.
 
 use crate::sync::{AtomicU64, Ordering, fence, relax, sequential};
 
-/// Lines in a set: with the version, two cache lines.
-const WAYS: usize = 3;
-
-/// What identifies a line: the tag of the address space, and the upper bits of the address with
-/// level and generation below.
+/// What identifies a line: the tag of the address space, and the address with what else the cache
+/// tells lines apart by, in bits that its addresses have at zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) tag: u64,
-    pub(super) word: u64,
+pub(crate) struct Key {
+    pub(crate) tag: u64,
+    pub(crate) word: u64,
 }
 
-/// Where a table is, and what the entries above it permit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Table {
-    pub(super) address: u64,
-    pub(super) rights: u64,
-}
-
-#[derive(Debug, Default)]
-struct Line {
+#[derive(Debug)]
+struct Line<const WORDS: usize> {
     /// 0 in an empty line; no address space has tag 0.
     tag: AtomicU64,
     word: AtomicU64,
-    address: AtomicU64,
-    rights: AtomicU64,
+    data: [AtomicU64; WORDS],
 }
 
-impl Line {
+impl<const WORDS: usize> Line<WORDS> {
     #[inline]
     fn key(&self) -> Key {
         Key {
@@ -39,31 +32,46 @@ impl Line {
     }
 }
 
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(super) struct Set {
+/// A set of `WAYS` lines, each with `WORDS` words of data.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Set<const WAYS: usize, const WORDS: usize> {
     version: AtomicU64,
-    lines: [Line; WAYS],
+    lines: [Line<WORDS>; WAYS],
 }
 
-impl Set {
-    /// The table of the line with this key; none while a writer is at work.
+impl<const WAYS: usize, const WORDS: usize> Default for Set<WAYS, WORDS> {
+    fn default() -> Self {
+        let line = |()| Line {
+            tag: AtomicU64::new(0),
+            word: AtomicU64::new(0),
+            data: [(); WORDS].map(|()| AtomicU64::new(0)),
+        };
+        Self {
+            version: AtomicU64::new(0),
+            lines: [(); WAYS].map(line),
+        }
+    }
+}
+
+impl<const WAYS: usize, const WORDS: usize> Set<WAYS, WORDS> {
+    /// The data of the line with this key; none while a writer is at work.
     #[inline]
-    pub(super) fn find(&self, key: Key) -> Option<Table> {
+    pub(crate) fn find(&self, key: Key) -> Option<[u64; WORDS]> {
         let version = self.version.load(Ordering::Acquire);
         let line = self.lines.iter().find(|line| line.key() == key)?;
-        let table = Table {
-            address: line.address.load(Ordering::Relaxed),
-            rights: line.rights.load(Ordering::Relaxed),
-        };
+        let data = line
+            .data
+            .each_ref()
+            .map(|word| word.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         (version.is_multiple_of(2) && self.version.load(Ordering::Relaxed) == version)
-            .then_some(table)
+            .then_some(data)
     }
 
     /// Writes a line unless `void` says, under the lock, that it must not be. Whether another
     /// line had to go.
-    pub(super) fn insert(&self, key: Key, table: Table, void: impl FnOnce() -> bool) -> bool {
+    pub(crate) fn insert(&self, key: Key, data: [u64; WORDS], void: impl FnOnce() -> bool) -> bool {
         self.locked(|version| {
             if void() {
                 return false;
@@ -77,16 +85,17 @@ impl Set {
             let line = &self.lines[way];
             line.tag.store(key.tag, Ordering::Relaxed);
             line.word.store(key.word, Ordering::Relaxed);
-            line.address.store(table.address, Ordering::Relaxed);
-            line.rights.store(table.rights, Ordering::Relaxed);
+            for (word, data) in line.data.iter().zip(data) {
+                word.store(data, Ordering::Relaxed);
+            }
             evicted
         })
     }
 
     /// Empties every line that `doomed` names. The caller raised a count before, which writers
     /// check under the lock: one that this does not see at work sees the count.
-    pub(super) fn remove(&self, doomed: impl Fn(Key) -> bool) {
-        let present = |line: &Line| line.key().tag != 0 && doomed(line.key());
+    pub(crate) fn remove(&self, doomed: impl Fn(Key) -> bool) {
+        let present = |line: &Line<WORDS>| line.key().tag != 0 && doomed(line.key());
         sequential();
         let version = self.version.load(Ordering::SeqCst);
         if version.is_multiple_of(2) && !self.lines.iter().any(present) {
