@@ -8,7 +8,7 @@ use vm_iommu_spec::Iova;
 use vm_memory::iommu::{self, Iommu, IommuMemory, IotlbIterator};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, Permissions};
 
-use crate::machine::{Machine, addresses, output, read_request};
+use crate::machine::{Layout, Machine, addresses, output, read_request};
 use crate::{Effort, Row, measure};
 
 #[inline(never)]
@@ -68,13 +68,10 @@ fn peer_read<I: Iommu>(
     }
 }
 
-pub fn rows(effort: Effort) -> Vec<Row> {
-    let cases = [(64, 64), (4096, 64), (65536, 64), (64, 4096), (4096, 4096)];
-    let cases = cases.map(|(pages, size)| case(effort, pages, size));
-    cases.into_iter().flatten().collect()
-}
+/// How many pages, and how many bytes at a time.
+pub const CASES: [(u64, u64); 5] = [(64, 64), (4096, 64), (65536, 64), (64, 4096), (4096, 4096)];
 
-fn case(effort: Effort, pages: u64, size: u64) -> [Row; 2] {
+pub fn case(effort: Effort, (pages, size): (u64, u64)) -> [Row; 2] {
     let machine = Machine::new(pages, 1 << 16);
     let memory = machine.ram.memory();
     let handle = machine.warm(pages);
@@ -110,12 +107,23 @@ fn case(effort: Effort, pages: u64, size: u64) -> [Row; 2] {
     [row("read", reads), row("write", writes)]
 }
 
-/// Reads that miss: every set is asked for a page that another one just took from it.
-pub fn miss(effort: Effort) -> Vec<Row> {
+/// Reads that miss: every set is asked for a page that another one just took from it. The tables
+/// and the bytes that are read are near, so that what is measured is the way to them.
+pub fn miss(effort: Effort) -> Row {
     let pages = 4096;
-    let machine = Machine::new(pages, 1);
-    let handle = machine.port.handle();
-    let inputs = addresses(effort.operations, pages, 64);
+    let machine = |walk_cache| {
+        Machine::with(Layout {
+            pages,
+            targets: 64,
+            sets: 1,
+            walk_cache,
+        })
+    };
+    let (machine, cached) = (machine(false), machine(true));
+    let (handle, cached_handle) = (machine.port.handle(), cached.port.handle());
+    let inputs = addresses(effort.operations, pages, 8);
+    let near = |address: Iova| Iova(address.align_down(0x1000).0 + address.offset_in(256));
+    let inputs: Vec<Iova> = inputs.into_iter().map(near).collect();
     let requests: Vec<_> = inputs.iter().copied().map(read_request).collect();
     let columns = measure(
         effort,
@@ -125,13 +133,16 @@ pub fn miss(effort: Effort) -> Vec<Row> {
                     black_box(machine.remapper.walk(request)).expect("mapped");
                 }
             }),
-            ("read that misses", &mut || {
+            ("miss", &mut || {
                 handle_read(&handle, &inputs, &mut [0; 8]);
+            }),
+            ("miss, tables cached", &mut || {
+                handle_read(&cached_handle, &inputs, &mut [0; 8]);
             }),
         ],
     );
-    let work = format!("miss, 8 B, {pages} pages");
-    vec![Row { work, columns }]
+    let work = "8 B, IOTLB miss".into();
+    Row { work, columns }
 }
 
 /// The library's own IOTLB behind its lock.

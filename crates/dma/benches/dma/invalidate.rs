@@ -8,12 +8,10 @@ use vm_iommu_spec::Iova;
 use crate::machine::{Machine, addresses};
 use crate::{Effort, Row, measure};
 
-pub fn rows(effort: Effort) -> Vec<Row> {
-    let cases = [(1, false), (64, false), (1, true), (64, true)];
-    cases.map(|(batch, busy)| row(effort, batch, busy)).into()
-}
+/// Invalidations a drain, and whether a device accesses memory meanwhile.
+pub const CASES: [(usize, bool); 4] = [(1, false), (64, false), (1, true), (64, true)];
 
-fn row(effort: Effort, batch: usize, busy: bool) -> Row {
+pub fn row(effort: Effort, (batch, busy): (usize, bool)) -> Row {
     let machine = Machine::new(4096, 1 << 13);
     let handle = machine.warm(4096);
     let hits = addresses(effort.operations, 64, 64);

@@ -1,8 +1,8 @@
 //! What an access costs, beside the same access without any IOMMU, all in one run.
 //!
 //! `cargo xtask bench dma` builds this with and without link-time optimisation and prints the
-//! table; run alone, it prints its own. `--json` prints one object a row, `--short` measures
-//! little, for instruction counts.
+//! table; run alone, it prints its own. `--json` prints one object a row, `--only GROUP` measures
+//! a part (access, queue, miss, invalidate, threads), `--short` measures little, for a profile.
 
 mod access;
 mod invalidate;
@@ -54,31 +54,60 @@ pub fn measure(
 }
 
 fn main() {
-    let flag = |name: &str| std::env::args().any(|argument| argument == name);
+    let arguments: Vec<String> = std::env::args().collect();
+    let flag = |name: &str| arguments.iter().any(|argument| argument == name);
+    let value = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)
+    };
     let effort = Effort {
         rounds: if flag("--short") { 1 } else { 101 },
         operations: if flag("--short") { 2_000 } else { 10_000 },
     };
-    let mut rows = access::rows(effort);
-    rows.push(queue::row(effort));
-    rows.extend(access::miss(effort));
-    rows.extend(invalidate::rows(effort));
-    rows.extend(threads::rows(effort));
-    for row in rows {
-        if flag("--json") {
-            let columns: Vec<String> = row
-                .columns
-                .iter()
-                .map(|(name, nanoseconds)| format!("{name:?}:{nanoseconds:.3}"))
-                .collect();
-            println!("{{\"work\":{:?},{}}}", row.work, columns.join(","));
-        } else {
-            let base = row.columns[0].1;
-            print!("{:<34}", row.work);
-            for (name, nanoseconds) in &row.columns {
-                print!("  {name} {nanoseconds:.2} ns ({:.2}×)", nanoseconds / base);
+    let only = value("--only");
+    let wanted = |group: &str| only.is_none_or(|only| only == group);
+    let print = |row: Row| print(&row, flag("--json"));
+    if wanted("access") {
+        for case in access::CASES {
+            for row in access::case(effort, case) {
+                print(row);
             }
-            println!();
         }
+    }
+    if wanted("queue") {
+        print(queue::row(effort));
+    }
+    if wanted("miss") {
+        print(access::miss(effort));
+    }
+    if wanted("invalidate") {
+        for case in invalidate::CASES {
+            print(invalidate::row(effort, case));
+        }
+    }
+    if wanted("threads") {
+        for size in [64, 4096] {
+            for row in threads::rows(effort, size) {
+                print(row);
+            }
+        }
+    }
+}
+
+fn print(row: &Row, json: bool) {
+    if json {
+        let columns: Vec<String> = row
+            .columns
+            .iter()
+            .map(|(name, nanoseconds)| format!("{name:?}:{nanoseconds:.3}"))
+            .collect();
+        println!("{{\"work\":{:?},{}}}", row.work, columns.join(","));
+    } else {
+        let base = row.columns[0].1;
+        print!("{:<34}", row.work);
+        for (name, nanoseconds) in &row.columns {
+            print!("  {name} {nanoseconds:.2} ns ({:.2}×)", nanoseconds / base);
+        }
+        println!();
     }
 }

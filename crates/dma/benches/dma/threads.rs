@@ -9,13 +9,14 @@ use vm_memory::Bytes;
 use crate::machine::{Machine, addresses, output};
 use crate::{Effort, Row};
 
-pub fn rows(effort: Effort) -> Vec<Row> {
+/// One thread, and two.
+pub fn rows(effort: Effort, size: u64) -> [Row; 2] {
     let machine = Machine::new(64, 1 << 16);
     let memory = machine.ram.memory();
-    let inputs = addresses(effort.operations, 64, 64);
+    let inputs = addresses(effort.operations, 64, size);
     let outputs: Vec<_> = inputs.iter().copied().map(output).collect();
     let raw = || {
-        let mut buffer = [0; 64];
+        let mut buffer = vec![0; size as usize];
         for &address in &outputs {
             memory.read_slice(&mut buffer, address).expect("memory");
             std::hint::black_box(&buffer);
@@ -25,15 +26,15 @@ pub fn rows(effort: Effort) -> Vec<Row> {
         let handle = machine.warm(64);
         let inputs = &inputs;
         move || {
-            let mut buffer = [0; 64];
+            let mut buffer = vec![0; size as usize];
             for &address in inputs {
                 handle.read(address, &mut buffer).expect("mapped");
                 std::hint::black_box(&buffer);
             }
         }
     };
-    let rows = [1, 2].map(|threads| Row {
-        work: format!("read 64 B, 64 pages, {threads} threads"),
+    [1, 2].map(|threads| Row {
+        work: format!("read {size} B, 64 pages, {threads} threads"),
         columns: vec![
             ("raw", together(effort, (0..threads).map(|_| raw).collect())),
             (
@@ -41,8 +42,7 @@ pub fn rows(effort: Effort) -> Vec<Row> {
                 together(effort, (0..threads).map(|_| handle()).collect()),
             ),
         ],
-    });
-    rows.into()
+    })
 }
 
 /// Runs all at once, round after round; the median of the slowest of each round.
