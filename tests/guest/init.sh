@@ -2,8 +2,8 @@
 # /init of the test guest. It reports what it finds as lines `@@VMI key=value` on the console
 # and judges nothing: the host knows what is right.
 #
-# Kernel command line: vmi.mode=check (the default), bench or profile; vmi.region=BYTES and
-# vmi.write_base=BYTES describe the disk.
+# Kernel command line: vmi.mode=check (the default), bench, profile or reads; vmi.region=BYTES and
+# vmi.write_base=BYTES describe the disk; vmi.reads=DEPTH,WINDOWS,MILLISECONDS how it is read.
 
 say() { echo "@@VMI $*"; }
 
@@ -18,11 +18,13 @@ dmesg -n 2
 MODE=check
 REGION=2097152
 WRITE_BASE=33554432
+READS=32,3,1000
 for word in $(cat /proc/cmdline); do
     case $word in
         vmi.mode=*) MODE=${word#*=} ;;
         vmi.region=*) REGION=${word#*=} ;;
         vmi.write_base=*) WRITE_BASE=${word#*=} ;;
+        vmi.reads=*) READS=${word#*=} ;;
     esac
 done
 
@@ -51,6 +53,18 @@ read_at() {
     taskset -c "$1" dd if=/dev/vda bs="$4" skip=$(($2 / $4)) count=$(($3 / $4)) \
         iflag=direct status=none
 }
+
+if [ "$MODE" = reads ]; then
+    domain=none
+    for type in /sys/block/vda/device/../iommu_group/type; do
+        [ -r "$type" ] && domain=$(cat "$type")
+    done
+    say "domain=$domain"
+    say "bench_hash=$(read_at 0 0 "$REGION" 65536 | hash_of)"
+    # shellcheck disable=SC2046
+    vm-iommu-reader /dev/vda $(echo "$READS" | sed 's/,/ /g')
+    finish
+fi
 
 if [ "$MODE" = bench ] || [ "$MODE" = profile ]; then
     say "clock=$(cut -d' ' -f1 /proc/uptime)"

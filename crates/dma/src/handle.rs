@@ -17,7 +17,8 @@ use vm_memory::{AtomicAccess, Bytes, VolatileSlice};
 pub(crate) use self::piece::Piece;
 use self::piece::{copy_in, copy_out};
 use self::recent::Recent;
-use self::resolve::{Behind, Bound};
+pub(crate) use self::resolve::Missed;
+use self::resolve::{Behind, Bound, Looked};
 use crate::{DmaPort, DmaSession, EpochSlot, Epochs};
 
 /// The most bytes copied within one epoch, so that a drain ends soon.
@@ -79,25 +80,35 @@ impl DmaHandle {
     #[inline]
     pub fn read(&self, address: Iova, buffer: &mut [u8]) -> Result<(), Partial> {
         let epoch = self.enter();
-        if let Some(host) = self.whole_hit(address, buffer.len(), Access::READ) {
-            // SAFETY: the page holds as many bytes, and is memory while the epoch lasts.
-            unsafe { copy_out(host, buffer) };
-            return Ok(());
+        match self.whole_hit(address, buffer.len(), Access::READ) {
+            Ok(host) => {
+                // SAFETY: the page holds as many bytes, and is memory while the epoch lasts.
+                unsafe { copy_out(host, buffer) };
+                Ok(())
+            }
+            Err(looked) => self.read_pieces(epoch, looked, address, buffer),
         }
-        self.read_pieces(epoch, address, buffer)
     }
 
     #[cold]
     fn read_pieces(
         &self,
         epoch: EpochGuard<'_>,
+        looked: Looked,
         address: Iova,
         buffer: &mut [u8],
     ) -> Result<(), Partial> {
-        self.transfer(epoch, address, buffer.len(), Access::READ, |done, piece| {
-            // SAFETY: the epoch keeps the piece's memory reachable to the end of the copy.
-            unsafe { copy_out(piece.host, &mut buffer[done..done + piece.len]) };
-        })
+        self.transfer(
+            epoch,
+            looked,
+            address,
+            buffer.len(),
+            Access::READ,
+            |done, piece| {
+                // SAFETY: the epoch keeps the piece's memory reachable to the end of the copy.
+                unsafe { copy_out(piece.host, &mut buffer[done..done + piece.len]) };
+            },
+        )
     }
 
     /// Writes `data` to `address`. An aligned doubleword without PASID to the interrupt address
@@ -108,18 +119,21 @@ impl DmaHandle {
     #[inline]
     pub fn write(&self, address: Iova, data: &[u8]) -> Result<(), Partial> {
         let epoch = self.enter();
-        if let Some(host) = self.whole_hit(address, data.len(), Access::WRITE) {
-            // SAFETY: as in `read`.
-            unsafe { copy_in(host, data) };
-            return Ok(());
+        match self.whole_hit(address, data.len(), Access::WRITE) {
+            Ok(host) => {
+                // SAFETY: as in `read`.
+                unsafe { copy_in(host, data) };
+                Ok(())
+            }
+            Err(looked) => self.write_pieces(epoch, looked, address, data),
         }
-        self.write_pieces(epoch, address, data)
     }
 
     #[cold]
     fn write_pieces(
         &self,
         epoch: EpochGuard<'_>,
+        looked: Looked,
         address: Iova,
         data: &[u8],
     ) -> Result<(), Partial> {
@@ -139,10 +153,17 @@ impl DmaHandle {
                 fault: self.request(address, Access::WRITE).fault(reason),
             });
         }
-        self.transfer(epoch, address, data.len(), Access::WRITE, |done, piece| {
-            // SAFETY: as in `read_pieces`.
-            unsafe { copy_in(piece.host, &data[done..done + piece.len]) };
-        })
+        self.transfer(
+            epoch,
+            looked,
+            address,
+            data.len(),
+            Access::WRITE,
+            |done, piece| {
+                // SAFETY: as in `read_pieces`.
+                unsafe { copy_in(piece.host, &data[done..done + piece.len]) };
+            },
+        )
     }
 
     /// Loads one naturally aligned value in a single access.
@@ -180,7 +201,7 @@ impl DmaHandle {
         while done < len {
             request.address = Iova(address.0 + done as u64);
             let _epoch = self.enter();
-            done += self.resolve(&request, len - done)?.len;
+            done += self.resolve(&request, len - done, None)?.len;
         }
         Ok(())
     }
@@ -229,10 +250,12 @@ impl DmaHandle {
         Ok(())
     }
 
-    /// Copies piece by piece, each in an epoch of its own, the first in the one that is open.
+    /// Copies piece by piece, each in an epoch of its own: the first in `epoch`, in which `looked`
+    /// was found for it.
     fn transfer<'a>(
         &'a self,
         epoch: EpochGuard<'a>,
+        looked: Looked,
         address: Iova,
         len: usize,
         access: Access,
@@ -242,13 +265,20 @@ impl DmaHandle {
         let mut done = 0;
         self.check_range(&request, len)
             .map_err(|fault| Partial { done, fault })?;
-        let mut open = Some(epoch);
+        let mut first = Some((epoch, looked));
         while done < len {
             request.address = Iova(address.0 + done as u64);
-            let _epoch = open.take().unwrap_or_else(|| self.enter());
-            let piece = self
-                .resolve(&request, CHUNK.min(len - done))
-                .map_err(|fault| Partial { done, fault })?;
+            let (_epoch, looked) = first.take().unwrap_or_else(|| {
+                let epoch = self.enter();
+                (epoch, self.hit(request.address, access))
+            });
+            let left = CHUNK.min(len - done);
+            let piece = match looked {
+                Ok(piece) => piece.at_most(left),
+                Err(missed) => self
+                    .resolve(&request, left, missed)
+                    .map_err(|fault| Partial { done, fault })?,
+            };
             copy(done, piece);
             done += piece.len;
         }
@@ -268,7 +298,7 @@ impl DmaHandle {
             return Err(request.fault(FaultReason::Misaligned));
         }
         let _epoch = self.enter();
-        let piece = self.resolve(&request, size)?;
+        let piece = self.resolve(&request, size, None)?;
         // SAFETY: the epoch keeps the piece's memory reachable to the end of the access.
         let memory = unsafe { VolatileSlice::new(piece.host.as_ptr(), piece.len) };
         operate(memory).map_err(|_| request.fault(FaultReason::Misaligned))

@@ -11,7 +11,7 @@ use vm_memory::{
 };
 
 use crate::DmaHandle;
-use crate::handle::Piece;
+use crate::handle::{Missed, Piece};
 
 /// One epoch of a handle. Implements [`GuestMemory`], so that `virtio-queue` works over it; the
 /// slices borrow it, and its drop ends the epoch.
@@ -131,8 +131,9 @@ impl<'a> Slices<'a> {
         // A page holds what is left, or its end begins the next: only a range that leaves its
         // first page can wrap.
         match self.session.handle.hit(self.address, self.access) {
-            Some(piece) if self.checked || piece.len >= self.left => Some(Ok(self.take(piece))),
-            _ => self.next_resolved(),
+            Ok(piece) if self.checked || piece.len >= self.left => Some(Ok(self.take(piece))),
+            Ok(_) => self.next_resolved(None),
+            Err(missed) => self.next_resolved(missed),
         }
     }
 
@@ -148,7 +149,10 @@ impl<'a> Slices<'a> {
     }
 
     #[cold]
-    fn next_resolved(&mut self) -> Option<Result<VolatileSlice<'a>, GuestMemoryError>> {
+    fn next_resolved(
+        &mut self,
+        missed: Missed,
+    ) -> Option<Result<VolatileSlice<'a>, GuestMemoryError>> {
         let handle = &*self.session.handle;
         let request = DmaRequest {
             probe: self.probe,
@@ -160,7 +164,7 @@ impl<'a> Slices<'a> {
             handle.check_range(&request, self.left)
         };
         self.checked = true;
-        match checked.and_then(|()| handle.resolve(&request, self.left)) {
+        match checked.and_then(|()| handle.resolve(&request, self.left, missed)) {
             Ok(piece) => Some(Ok(self.take(piece))),
             Err(fault) => {
                 self.left = 0;

@@ -197,6 +197,9 @@ pub struct VtdOptions {
     /// `caches=on|off`: whether the unit keeps translations; a guest that invalidates correctly
     /// sees no difference but speed.
     pub caches: bool,
+    /// `drain=on|off`: whether an invalidation waits for accesses in flight. Off, the unit
+    /// enforces nothing; it is the floor that benches compare with.
+    pub drain: bool,
     /// `fault-records=N`: number of fault recording registers, 1 to 256.
     pub fault_records: u16,
     /// `ioapic-source=ID`: who the I/O APIC's interrupts come from, as bus, device and function
@@ -214,6 +217,7 @@ impl Default for VtdOptions {
             caching_mode: false,
             pass_through: true,
             caches: true,
+            drain: true,
             fault_records: 8,
             ioapic_source: layout::IOAPIC_SOURCE_ID,
         }

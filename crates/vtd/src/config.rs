@@ -89,6 +89,10 @@ pub struct VtdConfig {
     pub context_cache: usize,
     /// The number of interrupt remapping table entries cached; 0 turns the cache off.
     pub interrupt_cache: usize,
+    /// Whether an invalidation is reported complete only when the accesses in flight have ended.
+    /// Off, the unit enforces nothing: a device may still access a page that its guest took away.
+    /// For measuring what waiting costs, and for nothing else.
+    pub drain: bool,
 }
 
 impl Default for VtdConfig {
@@ -119,6 +123,7 @@ impl Default for VtdConfig {
             walk_cache: WalkCacheConfig::default(),
             context_cache: 256,
             interrupt_cache: 256,
+            drain: true,
         }
     }
 }

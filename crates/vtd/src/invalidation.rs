@@ -321,11 +321,15 @@ impl Vtd {
         if std::mem::take(&mut runner.unrouted) {
             self.refresh_routes();
         }
-        if std::mem::take(&mut runner.undrained) {
+        let undrained = std::mem::take(&mut runner.undrained);
+        if undrained && self.config.drain {
             runner.wait = Some((queue, wait, self.epochs.drain()));
-        } else {
-            self.complete_wait(queue, wait);
+            return Advance::Done;
         }
+        if undrained {
+            self.epochs.renew();
+        }
+        self.complete_wait(queue, wait);
         Advance::Done
     }
 

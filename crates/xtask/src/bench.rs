@@ -3,6 +3,7 @@
 mod boot;
 mod dma;
 mod drain;
+mod guest;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -23,6 +24,9 @@ enum What {
     Dma(dma::DmaBenchArgs),
     /// A million invalidations under devices that do not pause: no byte may come late.
     Drain(drain::DrainBenchArgs),
+    /// 4K random reads in a guest, with no unit and with each way of its driver, ours against
+    /// QEMU's.
+    Guest(guest::GuestBenchArgs),
 }
 
 /// Runs the command; the answer is whether the targets were met.
@@ -31,5 +35,6 @@ pub fn run(args: BenchArgs) -> Result<bool> {
         What::Boot(args) => boot::run(&args),
         What::Dma(args) => dma::run(&args),
         What::Drain(args) => drain::run(&args),
+        What::Guest(args) => guest::run(&args),
     }
 }

@@ -277,7 +277,7 @@ pub fn stage_initramfs(kernel: &Kernel, folder: &Path) -> Result<String> {
     let name = format!("initramfs-{}.cpio", kernel.release);
     let to = folder.join(&name);
     if !to.exists() {
-        initramfs::guest(kernel, &to)?;
+        initramfs::guest(kernel, &[], &to)?;
     }
     Ok(name)
 }

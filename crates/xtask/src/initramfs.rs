@@ -59,21 +59,25 @@ const APPLETS: &[&str] = &[
     "wc",
 ];
 
-/// A program to put into the box.
+/// A program to put into an image.
 #[derive(Debug, Clone)]
 pub struct Program {
     /// Where it is on the host.
     pub path: PathBuf,
-    /// Its name in the box's `/usr/bin`, beside which QEMU looks for its firmware.
+    /// Its name; in the box, in `/usr/bin`, beside which QEMU looks for its firmware.
     pub name: &'static str,
     /// Files or folders that it reads at the same place as on the host.
     pub data: Vec<PathBuf>,
 }
 
-/// Writes the test guest's initramfs for `kernel`.
-pub fn guest(kernel: &Kernel, to: &Path) -> Result<()> {
+/// Writes the test guest's initramfs for `kernel`, with `programs`, which are linked statically,
+/// in `/bin`.
+pub fn guest(kernel: &Kernel, programs: &[Program], to: &Path) -> Result<()> {
     let mut archive = start(to, GUEST_INIT)?;
     add_modules(&mut archive, &kernel.modules(GUEST_MODULES)?)?;
+    for program in programs {
+        archive.copy(&format!("bin/{}", program.name), 0o755, &program.path)?;
+    }
     archive.finish()?;
     Ok(())
 }

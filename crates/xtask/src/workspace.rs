@@ -10,6 +10,9 @@ use std::time::Duration;
 /// A build from nothing on two cores takes a few minutes.
 const BUILD_LIMIT: Duration = Duration::from_secs(25 * 60);
 
+/// What guests run.
+const STATIC_TARGET: &str = "x86_64-unknown-linux-gnu";
+
 /// The root of the checkout.
 pub fn root() -> PathBuf {
     // xtask runs from the checkout that it was built in.
@@ -52,6 +55,20 @@ pub fn build_vmm() -> Result<PathBuf> {
         .args(["build", "--release", "--package", "vm-iommu-vmm"])
         .args(["--bin", "vm-iommu"]);
     build(command, "vm-iommu")
+}
+
+/// Builds a program for guests that have no libraries: linked statically, apart from what is built
+/// for the host.
+pub fn build_static(package: &'static str) -> Result<PathBuf> {
+    crate::ui::say(format!("building {package} for guests"));
+    let mut command = cargo();
+    command
+        .args(["build", "--release", "--package", package])
+        // Named, so that the flags are not those of build scripts too.
+        .args(["--target", STATIC_TARGET])
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("CARGO_TARGET_DIR", target().join("guest"));
+    build(command, package)
 }
 
 /// Runs a build and returns the path of the program that it made of the target `name`.

@@ -14,6 +14,16 @@ pub(crate) struct Piece {
     pub(crate) len: usize,
 }
 
+impl Piece {
+    /// Its first `len` bytes, if it has as many.
+    pub(crate) fn at_most(self, len: usize) -> Self {
+        Self {
+            len: self.len.min(len),
+            ..self
+        }
+    }
+}
+
 /// An output address in the run of host memory that holds it.
 pub(super) struct Output {
     pub(super) run: HostRange,
@@ -71,7 +81,12 @@ pub(super) fn piece_of_page(entry: &IotlbEntry, address: Iova) -> Piece {
 /// `host` must be as many bytes of guest memory as `buffer` has.
 #[inline]
 pub(super) unsafe fn copy_out(host: NonNull<u8>, buffer: &mut [u8]) {
-    if buffer.len() <= size_of::<u64>() {
+    if let Ok(word) = <&mut [u8; 8]>::try_from(&mut *buffer)
+        && host.cast::<u64>().is_aligned()
+    {
+        // SAFETY: as the caller promises; the word is aligned.
+        *word = unsafe { host.cast::<u64>().read_volatile() }.to_ne_bytes();
+    } else if buffer.len() <= size_of::<u64>() {
         // SAFETY: as the caller promises.
         unsafe { VolatileSlice::new(host.as_ptr(), buffer.len()) }.copy_to(buffer);
     } else {
@@ -86,7 +101,12 @@ pub(super) unsafe fn copy_out(host: NonNull<u8>, buffer: &mut [u8]) {
 /// `host` must be as many bytes of guest memory as `data` has.
 #[inline]
 pub(super) unsafe fn copy_in(host: NonNull<u8>, data: &[u8]) {
-    if data.len() <= size_of::<u64>() {
+    if let Ok(word) = <[u8; 8]>::try_from(data)
+        && host.cast::<u64>().is_aligned()
+    {
+        // SAFETY: as the caller promises; the word is aligned.
+        unsafe { host.cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
+    } else if data.len() <= size_of::<u64>() {
         // SAFETY: as the caller promises.
         unsafe { VolatileSlice::new(host.as_ptr(), data.len()) }.copy_from(data);
     } else {

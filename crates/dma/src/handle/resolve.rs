@@ -9,7 +9,7 @@ use vm_iommu_spec::{Access, DmaRequest, Fault, Iova, PhysAddr};
 use super::piece::{Output, Piece, piece_of, piece_of_page};
 use super::{CHUNK, DmaHandle};
 use crate::iotlb::{Lookups, View};
-use crate::{DmaPort, DmaRemapper, Iotlb, Space, Translation};
+use crate::{DmaPort, DmaRemapper, FillToken, Iotlb, Space, Translation};
 
 /// The pages that are cached for writing while writes are logged, a power of two in bytes.
 const LOGGED_SHIFT: u8 = 12;
@@ -40,6 +40,11 @@ pub(super) struct Bound {
     space: Arc<Space>,
 }
 
+/// Leave to cache what is found after a lookup that missed; none where nothing was looked up.
+pub(crate) type Missed = Option<FillToken>;
+/// The outcome of [`DmaHandle::hit`].
+pub(super) type Looked = Result<Piece, Missed>;
+
 impl DmaHandle {
     /// Host memory for the `len` bytes from `address`, if a page that this handle used in this
     /// era holds them all and allows `access`. The caller is inside an epoch.
@@ -63,38 +68,56 @@ impl DmaHandle {
     /// The cached page that holds `address` and allows `access`: host memory from there to the
     /// end of the page. The caller is inside an epoch. As [`remembered`](Self::remembered), it
     /// answers all checks.
+    ///
+    /// # Errors
+    /// What [`resolve`](Self::resolve) needs to go on.
     #[inline]
-    pub(crate) fn hit(&self, address: Iova, access: Access) -> Option<Piece> {
-        let behind = self.behind.as_ref()?;
+    pub(crate) fn hit(&self, address: Iova, access: Access) -> Looked {
+        let Some(behind) = &self.behind else {
+            return Err(None);
+        };
         let (era, view) = behind.view.get();
         if era != self.era.get() {
-            return None;
+            return Err(None);
         }
-        let entry = behind.iotlb.find_in(view, address, access)?;
+        let Some(entry) = behind.iotlb.find_in(view, address, access) else {
+            return Err(Some(behind.iotlb.token(view)));
+        };
         behind.lookups.count(true);
         self.recent.remember(era, address, &entry);
-        Some(piece_of_page(&entry, address))
+        Ok(piece_of_page(&entry, address))
     }
 
     /// Host memory for the `len` bytes from `address`, if one page that is remembered or cached
     /// holds them all and they may be copied in one epoch.
+    ///
+    /// # Errors
+    /// What was found for their start.
     #[inline]
     pub(super) fn whole_hit(
         &self,
         address: Iova,
         len: usize,
         access: Access,
-    ) -> Option<NonNull<u8>> {
+    ) -> Result<NonNull<u8>, Looked> {
         if let Some(host) = self.remembered(address, len, access) {
-            return Some(host);
+            return Ok(host);
         }
-        let piece = self.hit(address, access)?;
-        (len <= piece.len.min(CHUNK)).then_some(piece.host)
+        match self.hit(address, access) {
+            Ok(piece) if len <= piece.len.min(CHUNK) => Ok(piece.host),
+            looked => Err(looked),
+        }
     }
 
-    /// Host memory for the start of `request`, at most `len` bytes. The caller is inside an
-    /// epoch and did [`check_range`](Self::check_range).
-    pub(crate) fn resolve(&self, request: &DmaRequest, len: usize) -> Result<Piece, Fault> {
+    /// Host memory for the start of `request`, at most `len` bytes; `missed` is what looking it up
+    /// in this epoch yielded, if that was done. The caller is inside an epoch and did
+    /// [`check_range`](Self::check_range).
+    pub(crate) fn resolve(
+        &self,
+        request: &DmaRequest,
+        len: usize,
+        missed: Missed,
+    ) -> Result<Piece, Fault> {
         let word = self.port.word();
         // Who asks is decided here, together with what is remembered under the word: the
         // function may have been renumbered since the request was made up.
@@ -107,14 +130,11 @@ impl DmaHandle {
         }
         let piece = match (&self.port.upstream().remapper, &self.behind) {
             (Some(remapper), Some(behind)) => {
-                self.remap(remapper.as_ref(), behind, word, request, len)?
+                self.remap(remapper.as_ref(), behind, word, request, len, missed)?
             }
             _ => self.direct(request, len)?,
         };
-        Ok(Piece {
-            len: piece.len.min(len),
-            ..piece
-        })
+        Ok(piece.at_most(len))
     }
 
     /// Memory where addresses are physical already.
@@ -179,12 +199,14 @@ impl DmaHandle {
         word: u64,
         request: &DmaRequest,
         len: usize,
+        mut missed: Missed,
     ) -> Result<Piece, Fault> {
         let mut bound = self.bound.borrow_mut();
         let bound = match &mut *bound {
             Some(bound) if bound.word == word && !bound.space.is_stale() => &*bound,
             other => {
                 *other = None;
+                missed = None;
                 &*other.insert(Bound {
                     word,
                     space: remapper.bind(request)?,
@@ -192,29 +214,27 @@ impl DmaHandle {
             }
         };
         let era = self.era.get();
-        let found = behind
-            .iotlb
-            .lookup(bound.space.tag(), request.address, request.access);
-        behind.lookups.count(found.is_ok());
-        let token = match found {
-            Ok(entry) => {
-                behind.view.set((era, behind.iotlb.view(bound.space.tag())));
-                self.recent.remember(era, request.address, &entry);
-                return Ok(piece_of_page(&entry, request.address));
+        let token = match missed {
+            Some(token) => token,
+            None => {
+                let view = behind.iotlb.view(bound.space.tag());
+                behind.view.set((era, view));
+                if let Some(entry) = behind.iotlb.find_in(view, request.address, request.access) {
+                    behind.lookups.count(true);
+                    self.recent.remember(era, request.address, &entry);
+                    return Ok(piece_of_page(&entry, request.address));
+                }
+                behind.iotlb.token(view)
             }
-            Err(token) => token,
         };
-        behind.view.set((era, token.view()));
+        behind.lookups.count(false);
         let mut translation = remapper.translate(&bound.space, request)?;
         let offset = request.address.offset_in(1 << translation.page_shift);
         let address = PhysAddr(translation.output.0 + offset);
         let output = self.output(request, address)?;
         let piece = piece_of(&output);
         let page_rest = (1_u64 << translation.page_shift) - offset;
-        let piece = Piece {
-            len: piece.len.min(page_rest as usize),
-            ..piece
-        };
+        let piece = piece.at_most(page_rest as usize);
         self.log_write(request, address, piece.len.min(len), &mut translation);
         if !request.probe
             && behind.iotlb.is_enabled()

@@ -65,14 +65,6 @@ pub struct FillToken {
     invalidations: u64,
 }
 
-impl FillToken {
-    /// Where the lookup looked.
-    #[inline]
-    pub(crate) fn view(&self) -> View {
-        self.view
-    }
-}
-
 /// The part of a cache that belongs to a tag: good until the tag or everything is invalidated.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct View {
@@ -215,11 +207,18 @@ impl Iotlb {
         address: Iova,
         access: Access,
     ) -> Result<IotlbEntry, FillToken> {
-        let token = FillToken {
+        let view = self.view(tag);
+        self.find_in(view, address, access)
+            .ok_or_else(|| self.token(view))
+    }
+
+    /// Leave to insert what a walk that begins now finds, after a lookup in `view` that missed.
+    #[inline]
+    pub(crate) fn token(&self, view: View) -> FillToken {
+        FillToken {
             invalidations: self.invalidations.load(Ordering::Acquire),
-            view: self.view(tag),
-        };
-        self.find_in(token.view, address, access).ok_or(token)
+            view,
+        }
     }
 
     /// Caches what a walk found, unless an invalidation began since the lookup that missed.
@@ -242,6 +241,7 @@ impl Iotlb {
                 self.page_shifts.fetch_or(shift, Ordering::SeqCst);
             }
             self.invalidations.load(Ordering::SeqCst) != token.invalidations
+                || self.generation.load(Ordering::SeqCst) != generation
         };
         if set.insert(key, [data], void) {
             self.evictions.fetch_add(1, Ordering::Relaxed);
@@ -253,11 +253,17 @@ impl Iotlb {
         self.begin_invalidation();
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let next = self.generation.load(Ordering::Relaxed) + 1;
-        if next.is_multiple_of(GENERATIONS) {
+        let wraps = next.is_multiple_of(GENERATIONS);
+        if wraps {
             // The numbers come round again: lines that bear them must be gone before.
             self.sets.iter().for_each(|set| set.remove(|_| true));
         }
         self.generation.store(next, Ordering::SeqCst);
+        if wraps {
+            // So must those that were inserted meanwhile under the last number.
+            let older = |key: Key| key.word % GENERATIONS != next % GENERATIONS;
+            self.sets.iter().for_each(|set| set.remove(older));
+        }
         self.observers.unmapped(&EVERYTHING);
     }
 

@@ -152,6 +152,7 @@ impl WalkCache {
                     self.levels.fetch_or(1 << level, Ordering::SeqCst);
                 }
                 self.invalidations.load(Ordering::SeqCst) != token.invalidations
+                    || self.generation.load(Ordering::SeqCst) != token.generation
             };
             if set.insert(key, data, void) {
                 self.evictions.fetch_add(1, Ordering::Relaxed);
@@ -164,11 +165,17 @@ impl WalkCache {
         self.invalidations.fetch_add(1, Ordering::SeqCst);
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let next = self.generation.load(Ordering::Relaxed) + 1;
-        if next.is_multiple_of(GENERATIONS) {
+        let wraps = next.is_multiple_of(GENERATIONS);
+        if wraps {
             // The numbers come round again: lines that bear them must be gone before.
             self.sets.iter().for_each(|set| set.remove(|_| true));
         }
         self.generation.store(next, Ordering::SeqCst);
+        if wraps {
+            // So must those that were inserted meanwhile under the last number.
+            let older = |key: Key| key.word % GENERATIONS != next % GENERATIONS;
+            self.sets.iter().for_each(|set| set.remove(older));
+        }
     }
 
     /// Drops every table of `tag` that translates an address from `first` to `last`: for an

@@ -113,6 +113,7 @@ pub(super) struct RunArguments {
     ///   caching-mode=off   the guest invalidates entries that become present, too
     ///   pass-through=on    context entries that let requests through untranslated
     ///   caches=on          whether the unit keeps translations
+    ///   drain=on           off: enforces nothing, for benches: an invalidation waits for nobody
     ///   fault-records=8    number of fault recording registers, 1 to 256
     ///   ioapic-source=0xff00   source id of the I/O APIC's interrupts: bus, device, function
     #[arg(

@@ -119,6 +119,7 @@ fn the_help_tells_every_option_of_the_unit_and_the_exit_codes() {
         "caching-mode=off",
         "pass-through=on",
         "caches=on",
+        "drain=on",
         "fault-records=8",
         "dma-mask=0xfffffff",
         "readonly=off",

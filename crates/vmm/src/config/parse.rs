@@ -74,6 +74,7 @@ fn vtd(words: Vec<String>) -> Result<VtdOptions, ConfigError> {
             "caching-mode",
             "pass-through",
             "caches",
+            "drain",
             "fault-records",
             "ioapic-source",
         ],
@@ -100,6 +101,7 @@ fn vtd(words: Vec<String>) -> Result<VtdOptions, ConfigError> {
         caching_mode: options.switch("caching-mode", default.caching_mode)?,
         pass_through: options.switch("pass-through", default.pass_through)?,
         caches: options.switch("caches", default.caches)?,
+        drain: options.switch("drain", default.drain)?,
         fault_records: options
             .number("fault-records", "1 to 256", |n| (1..=256).contains(&n))?
             .map_or(default.fault_records, |n| n as u16),

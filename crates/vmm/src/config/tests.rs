@@ -73,13 +73,14 @@ fn a_unit_is_none_or_vtd_with_its_options() {
             })),
         ),
         (
-            "vtd,intremap=off,caching-mode=on,pass-through=off,caches=off,fault-records=256,ioapic-source=0x8",
+            "vtd,intremap=off,caching-mode=on,pass-through=off,caches=off,drain=off,fault-records=256,ioapic-source=0x8",
             Ok(IommuConfig::Vtd(VtdOptions {
                 intremap: false,
                 eim: false,
                 caching_mode: true,
                 pass_through: false,
                 caches: false,
+                drain: false,
                 fault_records: 256,
                 ioapic_source: 8,
                 ..default
@@ -132,7 +133,7 @@ fn a_unit_is_none_or_vtd_with_its_options() {
         (
             "vtd,width=48",
             Err(
-                "vtd has no option \"width\"; it has: aw, intremap, eim, caching-mode, pass-through, caches, fault-records, ioapic-source",
+                "vtd has no option \"width\"; it has: aw, intremap, eim, caching-mode, pass-through, caches, drain, fault-records, ioapic-source",
             ),
         ),
     ] {

@@ -35,8 +35,12 @@ pub(super) fn make(
         interrupt_remapping: options.intremap,
         extended_interrupt_mode: options.intremap && options.eim,
         fault_records: options.fault_records,
+        drain: options.drain,
         ..VtdConfig::with_address_width(options.address_width)?
     };
+    if !options.drain {
+        log::warn!("drain=off: the unit enforces nothing; for measuring only");
+    }
     if !options.caches {
         config.iotlb = IotlbConfig { sets: 0 };
         config.walk_cache = WalkCacheConfig { sets: 0 };
