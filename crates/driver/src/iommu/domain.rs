@@ -94,8 +94,9 @@ pub trait Domain: Any + Debug + Send + Sync {
     /// When it returns, no request uses what was mapped.
     ///
     /// # Errors
-    /// [`IommuError::Invalid`], [`NoMemory`](IommuError::NoMemory) where a larger page is to be
-    /// split, [`Io`](IommuError::Io).
+    /// [`IommuError::Invalid`] and [`NoMemory`](IommuError::NoMemory) where a larger page is to be
+    /// split: then all is still mapped. [`Io`](IommuError::Io): a part may be unmapped, and may
+    /// still be reached until a later change or [`flush`](Self::flush) succeeded.
     fn unmap(&self, iova: Iova, length: u64) -> Result<u64, IommuError> {
         let _ = (iova, length);
         Err(IommuError::Unsupported)

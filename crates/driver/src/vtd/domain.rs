@@ -118,7 +118,11 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         if !self.domains.contains_key(&domain) {
             return Err(Error::NoDomain(domain));
         }
-        self.submit(&[Descriptor::domain(domain)])
+        self.submit(&[Descriptor::domain(domain)])?;
+        if let Some(owed) = self.owed.remove(&domain) {
+            owed.completed(&mut Tables(&mut self.pages));
+        }
+        Ok(())
     }
 
     /// Gives back a domain and its tables.
@@ -170,10 +174,17 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
             *mapped = true;
             mapping.attributes.flags.set(AttributeFlags::SNOOP, *snoop);
         }
-        self.edit(domain, |editor, memory, pages| {
-            editor.map(memory, pages, &mapping)
-        })
-        .map(|_| ())
+        let mut done = false;
+        let outcome = self.edit(domain, |editor, memory, pages| {
+            let outcome = editor.map(memory, pages, &mapping);
+            done = outcome.is_ok();
+            outcome
+        });
+        if outcome.is_err() && done {
+            // It is mapped, but the unit does not know.
+            let _ = self.unmap(domain, iova, length);
+        }
+        outcome.map(|_| ())
     }
 
     /// Unmaps what is mapped of `length` bytes from `iova`, and yields how many bytes that were.
@@ -252,19 +263,35 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     }
 
     /// Has the unit forget what an edit changed, and only then frees the tables that it retired.
-    fn invalidate(&mut self, domain: DomainId, invalidation: Invalidation) -> Result<u64, Error> {
-        if let Some((first, last)) = invalidation.range() {
-            if invalidation.removes() || invalidation.tables() {
-                let leaves_only = !invalidation.tables();
-                self.submit(&[self.selecting(domain, first, last, leaves_only)])?;
-            } else {
-                // New tables stand in entries that may be cached as absent, if any may.
-                self.after_present(&[self.selecting(domain, first, last, false)])?;
-            }
-        }
+    /// If the unit does not, that stays owed.
+    fn invalidate(
+        &mut self,
+        domain: DomainId,
+        mut invalidation: Invalidation,
+    ) -> Result<u64, Error> {
         let bytes = invalidation.bytes();
+        if let Some(owed) = self.owed.remove(&domain) {
+            invalidation.merge(owed);
+        }
+        if let Err(error) = self.forget(domain, &invalidation) {
+            self.owed.insert(domain, invalidation);
+            return Err(error);
+        }
         invalidation.completed(&mut Tables(&mut self.pages));
         Ok(bytes)
+    }
+
+    fn forget(&mut self, domain: DomainId, invalidation: &Invalidation) -> Result<(), Error> {
+        let Some((first, last)) = invalidation.range() else {
+            return Ok(());
+        };
+        if invalidation.removes() || invalidation.tables() {
+            let leaves_only = !invalidation.tables();
+            self.submit(&[self.selecting(domain, first, last, leaves_only)])
+        } else {
+            // New tables stand in entries that may be cached as absent, if any may.
+            self.after_present(&[self.selecting(domain, first, last, false)])
+        }
     }
 
     /// The smallest invalidation of the unit's that covers a range.

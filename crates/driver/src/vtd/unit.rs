@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use vm_iommu_pagetable::TableMemory;
+use vm_iommu_pagetable::{Invalidation, TableMemory};
 use vm_iommu_spec::vtd::registers::{
     Capability, EventControl, ExtendedCapability, GlobalBits, QueuePointer, RootTableAddress,
     Version, offset,
@@ -70,6 +70,9 @@ pub struct Unit<B, M, P> {
     /// The domain of each present context entry, by source id.
     pub(super) contexts: BTreeMap<u16, DomainId>,
     pub(super) domains: BTreeMap<DomainId, Domain>,
+    /// What the unit could not be told to forget of a domain: it is told again with the next
+    /// change.
+    pub(super) owed: BTreeMap<DomainId, Invalidation>,
     pub(super) interrupts: Option<InterruptTable>,
 }
 
@@ -141,6 +144,7 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
             root,
             contexts: BTreeMap::new(),
             domains: BTreeMap::new(),
+            owed: BTreeMap::new(),
             interrupts,
         };
         unit.quiesce()?;
