@@ -64,6 +64,15 @@ fn pages(machine: &VtdMachine) -> Vec<(u64, PhysAddr)> {
     pages.chain([(IDENTITY, PhysAddr(PROBE.0))]).collect()
 }
 
+/// Tells the threads to stop, also when an assertion fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Reads and writes in turn until told to stop.
 fn play(
     machine: &VtdMachine,
@@ -175,6 +184,7 @@ fn a_hundred_thousand_transitions_under_dma() {
                 .zip(&turns)
                 .map(|(devices, turns)| scope.spawn(|| play(machine, devices, turns, stop)))
                 .collect();
+            let stops = Stop(stop);
             let goal = (made + ROUND).min(TRANSITIONS);
             while made < goal {
                 let event = strategy.new_tree(&mut runner).unwrap().current();
@@ -222,7 +232,7 @@ fn a_hundred_thousand_transitions_under_dma() {
                     }
                 }
             }
-            stop.store(true, Ordering::Relaxed);
+            drop(stops);
             let joined = threads.into_iter().map(|thread| thread.join().unwrap());
             joined.flatten().collect()
         });
