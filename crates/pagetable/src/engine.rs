@@ -1,73 +1,21 @@
 //! The walk that all formats share: from table to table, 512 entries of 8 bytes each.
 
 mod granted;
+mod position;
 mod sized;
 
-use vm_iommu_spec::{Access, PhysAddr};
+use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use crate::walk::{Attributes, Reason, Translation, Visited, Walk, WalkFault};
 use crate::{BadAddress, TableMemory};
 
 pub(crate) use granted::translate;
+pub use position::Position;
 pub(crate) use sized::{SizedEntries, beyond_width};
 
 /// How often a walk is repeated because another party changed an entry between its load and the
 /// update of its flags. A hostile party can change it every time.
 const MAX_REREADS: usize = 8;
-
-/// Where a walk may start: a table, its level, and what the levels above it permit. The root is
-/// one; a walk reports the tables below it, which a paging-structure cache may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The table.
-    pub(crate) table: u64,
-    /// The level of the table's entries, 1 for the lowest.
-    pub(crate) level: u8,
-    /// The bitwise and of the entries above, after [`Format::DENIALS`] are inverted and flags
-    /// are set.
-    pub(crate) rights: u64,
-}
-
-impl Position {
-    pub(crate) const fn root(table: PhysAddr, level: u8) -> Self {
-        Self {
-            table: table.0,
-            level,
-            rights: u64::MAX,
-        }
-    }
-
-    /// A position that was taken apart, to be kept as words.
-    pub const fn from_parts(table: PhysAddr, level: u8, rights: u64) -> Self {
-        Self {
-            table: table.0,
-            level,
-            rights,
-        }
-    }
-
-    /// What the entries above permit, in the form of the format that walked: meaningful to
-    /// [`from_parts`](Self::from_parts) alone.
-    pub const fn rights(&self) -> u64 {
-        self.rights
-    }
-
-    /// The level of the table's entries, 1 for the lowest.
-    pub const fn level(&self) -> u8 {
-        self.level
-    }
-
-    /// The address of the table.
-    pub const fn table(&self) -> PhysAddr {
-        PhysAddr(self.table)
-    }
-
-    /// How many of an address's lower bits the table translates. All addresses with the same
-    /// upper bits use the same table.
-    pub const fn reach(&self) -> u8 {
-        table_reach(self.level)
-    }
-}
 
 /// How many of an address's lower bits a table of `level` translates: 12 in the page, 9 a level.
 pub(crate) const fn table_reach(level: u8) -> u8 {
@@ -188,6 +136,25 @@ pub(crate) struct Request {
     pub access: Access,
     /// Whether flags are left as they are.
     pub probe: bool,
+}
+
+impl Request {
+    #[inline]
+    pub const fn new(address: Iova, access: Access) -> Self {
+        Self {
+            address: address.0,
+            access,
+            probe: false,
+        }
+    }
+
+    /// The same, of a walk that leaves flags as they are.
+    pub const fn probe(address: Iova, access: Access) -> Self {
+        Self {
+            probe: true,
+            ..Self::new(address, access)
+        }
+    }
 }
 
 /// The translation by a page whose entry has all flags that the access needs.

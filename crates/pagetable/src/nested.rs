@@ -132,14 +132,7 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
         iova: Iova,
         access: Access,
     ) -> Result<NestedWalk, NestedFault> {
-        self.run(
-            root,
-            Request {
-                address: iova.0,
-                access,
-                probe: false,
-            },
-        )
+        self.run(root, Request::new(iova, access))
     }
 
     /// The same as [`walk`](Self::walk), but sets no flags in either stage.
@@ -152,14 +145,7 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
         iova: Iova,
         access: Access,
     ) -> Result<NestedWalk, NestedFault> {
-        self.run(
-            root,
-            Request {
-                address: iova.0,
-                access,
-                probe: true,
-            },
-        )
+        self.run(root, Request::probe(iova, access))
     }
 
     #[inline]
@@ -173,11 +159,7 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
             nested: self,
             probe: false,
         };
-        let request = Request {
-            address: iova.0,
-            access,
-            probe: false,
-        };
+        let request = Request::new(iova, access);
         let first = engine::translate(self.first, &tables, start, request)?;
         let second = tables.translate(first.output.0, access, Purpose::Page)?;
         Ok(NestedWalk::of(&first, &second, first, second))

@@ -32,11 +32,7 @@ pub trait Walker: Format {
         iova: Iova,
         access: Access,
     ) -> Result<Translation, WalkFault> {
-        let request = Request {
-            address: iova.0,
-            access,
-            probe: false,
-        };
+        let request = Request::new(iova, access);
         engine::translate(self, &Direct(memory), self.root(root), request)
     }
 
@@ -55,11 +51,7 @@ pub trait Walker: Format {
         iova: Iova,
         access: Access,
     ) -> Result<Translation, WalkFault> {
-        let request = Request {
-            address: iova.0,
-            access,
-            probe: false,
-        };
+        let request = Request::new(iova, access);
         engine::translate(self, &Direct(memory), cached, request)
             .or_else(|_| engine::translate(self, &Direct(memory), self.root(root), request))
     }
@@ -76,11 +68,7 @@ pub trait Walker: Format {
         iova: Iova,
         access: Access,
     ) -> Result<Walk, WalkFault> {
-        let request = Request {
-            address: iova.0,
-            access,
-            probe: false,
-        };
+        let request = Request::new(iova, access);
         engine::walk(self, &Direct(memory), self.root(root), request)
     }
 
@@ -95,11 +83,7 @@ pub trait Walker: Format {
         iova: Iova,
         access: Access,
     ) -> Result<Walk, WalkFault> {
-        let request = Request {
-            address: iova.0,
-            access,
-            probe: true,
-        };
+        let request = Request::probe(iova, access);
         engine::walk(self, &Direct(memory), self.root(root), request)
     }
 
@@ -116,11 +100,7 @@ pub trait Walker: Format {
         iova: Iova,
         access: Access,
     ) -> Result<Walk, WalkFault> {
-        let request = Request {
-            address: iova.0,
-            access,
-            probe: false,
-        };
+        let request = Request::new(iova, access);
         engine::walk(self, &Direct(memory), cached, request)
             .or_else(|_| engine::walk(self, &Direct(memory), self.root(root), request))
     }
