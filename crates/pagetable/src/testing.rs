@@ -51,13 +51,6 @@ impl MockMemory {
         &self.words
     }
 
-    /// Clears all words.
-    pub fn clear(&self) {
-        for word in &self.words {
-            word.store(0, Ordering::Relaxed);
-        }
-    }
-
     #[inline]
     fn word(&self, address: PhysAddr) -> Result<&AtomicU64, BadAddress> {
         // The rotation moves the bits below 8 to the top, where they make the index too large.
@@ -169,3 +162,6 @@ impl TablePages for MockPages<'_> {
         self.returned.push(table);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -273,3 +273,6 @@ impl fmt::Debug for Visited {
         f.debug_list().entries(self.iter()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

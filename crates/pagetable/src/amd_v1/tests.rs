@@ -261,3 +261,15 @@ fn configurations_are_clamped() {
     assert_eq!(AmdV1::new(AmdV1Config::new(0)).config().levels, 1);
     assert_eq!(AmdV1::new(AmdV1Config::new(7)).config().levels, 6);
 }
+
+#[test]
+fn fetching_goes_with_reading() {
+    let format = AmdV1::new(AmdV1Config::new(2));
+    let fetch = |entry| {
+        let memory = chain(0, 2, 1, entry);
+        format.walk(&memory, root(2), Iova(0), Access::EXECUTE)
+    };
+    let fault = fetch(GRANT & !Entry::READ).unwrap_err();
+    assert_eq!((fault.level, fault.reason), (1, Reason::ExecuteDenied));
+    assert!(fetch(GRANT & !Entry::WRITE).is_ok());
+}

@@ -12,7 +12,7 @@ impl<F: Editable> Editor<F> {
     /// as written.
     ///
     /// # Errors
-    /// [`EditError`]; what was merged until then stays merged.
+    /// [`EditFailure`]; what was merged until then stays merged, and is to be invalidated.
     pub fn coalesce<M: TableMemory + ?Sized>(
         &mut self,
         memory: &M,
@@ -26,11 +26,13 @@ impl<F: Editable> Editor<F> {
         if invalidation.tables {
             invalidation.cover(iova, last);
         }
-        outcome.map_err(|error| EditFailure {
-            error,
-            invalidation: Invalidation::default(),
-        })?;
-        Ok(invalidation)
+        match outcome {
+            Ok(()) => Ok(invalidation),
+            Err(error) => Err(EditFailure {
+                error,
+                invalidation,
+            }),
+        }
     }
 
     /// Puts one more level on top, so that the tables translate 9 bits more. The root changes,

@@ -1,4 +1,5 @@
-//! The editor against a plain map, and named examples of each operation.
+//! The editor against a plain map, named examples of each operation, and its troubles.
 
 mod examples;
 mod model;
+mod restless;

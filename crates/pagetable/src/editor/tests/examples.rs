@@ -510,3 +510,43 @@ fn entries_that_no_editor_writes_are_reported() {
     let address = PhysAddr(1 << 40);
     assert_eq!(failure.error, EditError::TableAccess { address });
 }
+
+#[test]
+fn attributes_that_are_mapped_are_found_by_walks() {
+    fn found<F: crate::Editable>(format: F, attributes: Attributes) -> Attributes {
+        let memory = memory();
+        let mut pages = pages(&memory);
+        let mut editor = Editor::create(format, &mut pages).unwrap();
+        let mapping = Mapping {
+            attributes,
+            ..Mapping::new(Iova(0), PhysAddr(0), 0x1000, RW)
+        };
+        let edit = editor.map(&memory, &mut pages, &mapping);
+        edit.unwrap().completed(&mut pages);
+        let walk = editor.format().walk(&memory, editor.root(), Iova(0), RW);
+        walk.unwrap().attributes
+    }
+    let all = Attributes {
+        flags: AttributeFlags::all(),
+        memory_type: 7,
+    };
+    let mut config = SecondStageConfig::new(Levels::Four);
+    let second_stage =
+        AttributeFlags::SNOOP | AttributeFlags::TRANSIENT | AttributeFlags::IGNORE_PAT;
+    for (transient, snoop) in [(true, true), (true, false), (false, true)] {
+        (config.transient_mapping, config.snoop_control) = (transient, snoop);
+        let mut flags = second_stage;
+        flags.set(AttributeFlags::TRANSIENT, transient);
+        flags.set(AttributeFlags::SNOOP, snoop);
+        assert_eq!(
+            found(SecondStage::new(config), all),
+            Attributes { flags, ..all }
+        );
+    }
+    let x86 = found(X86_64::new(X86_64Config::new(Levels::Four)), all);
+    let flags = AttributeFlags::GLOBAL | AttributeFlags::USER;
+    assert_eq!(x86, Attributes { flags, ..all });
+    let amd = found(AmdV1::new(AmdV1Config::new(3)), all);
+    let flags = AttributeFlags::SNOOP | AttributeFlags::UNTRANSLATED_ONLY;
+    assert_eq!((amd.flags, amd.memory_type), (flags, 0));
+}

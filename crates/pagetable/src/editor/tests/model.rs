@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use vm_iommu_spec::{Access, Iova, PhysAddr};
 
+use super::restless::Restless;
 use crate::testing::{MockMemory, MockPages};
 use crate::{
     AmdV1, AmdV1Config, AttributeFlags, Attributes, EditError, Editable, Editor, Levels, Mapping,
-    SecondStage, SecondStageConfig, Walker, X86_64, X86_64Config,
+    SecondStage, SecondStageConfig, TableMemory, Walker, X86_64, X86_64Config,
 };
 
 /// Pages in the window of addresses that edits use: two tables of level 1.
@@ -76,9 +77,12 @@ fn permissions(write: bool) -> Access {
 }
 
 /// Edits the window at `base` and compares each page of it, and its neighbours, with a map.
-pub(crate) fn check<F: Editable>(format: F, base: u64, operations: &[Operation]) {
+/// The tables are in memory that lends them whole, or does not.
+pub(crate) fn check<F: Editable>(format: F, base: u64, operations: &[Operation], lends: bool) {
     let memory = MockMemory::new(PhysAddr(0x1000), 64 << 12);
     let mut pages = MockPages::new(&memory, PhysAddr(0x1000), PhysAddr(64 << 12));
+    let words = Restless::new(&memory, 0, 0);
+    let memory: &dyn TableMemory = if lends { &memory } else { &words };
     let mut editor = Editor::create(format, &mut pages).unwrap();
     let mut model: BTreeMap<u64, (u64, bool)> = BTreeMap::new();
     let address = |page: u64| Iova(base + (page << 12));
@@ -106,7 +110,7 @@ pub(crate) fn check<F: Editable>(format: F, base: u64, operations: &[Operation])
                         permissions(write),
                     )
                 };
-                let outcome = editor.map(&memory, &mut pages, &mapping);
+                let outcome = editor.map(memory, &mut pages, &mapping);
                 if let Some((&page, _)) = model.range(first..first + count).next() {
                     let failure = outcome.unwrap_err();
                     let EditError::AlreadyMapped { iova } = failure.error else {
@@ -124,7 +128,7 @@ pub(crate) fn check<F: Editable>(format: F, base: u64, operations: &[Operation])
             Operation::Unmap { first, count } => {
                 let gone = model.extract_if(first..first + count, |_, _| true).count();
                 expected = gone as u64;
-                editor.unmap(&memory, &mut pages, address(first), count << 12)
+                editor.unmap(memory, &mut pages, address(first), count << 12)
             }
             Operation::Protect {
                 first,
@@ -138,7 +142,7 @@ pub(crate) fn check<F: Editable>(format: F, base: u64, operations: &[Operation])
                 }
                 expected = changed;
                 editor.protect(
-                    &memory,
+                    memory,
                     &mut pages,
                     address(first),
                     count << 12,
@@ -146,9 +150,9 @@ pub(crate) fn check<F: Editable>(format: F, base: u64, operations: &[Operation])
                 )
             }
             Operation::Coalesce { first, count } => {
-                let outcome = editor.coalesce(&memory, address(first), count << 12);
+                let outcome = editor.coalesce(memory, address(first), count << 12);
                 outcome.unwrap().completed(&mut pages);
-                compare(&editor, &memory, base, &model);
+                compare(&editor, memory, base, &model);
                 continue;
             }
         };
@@ -158,10 +162,10 @@ pub(crate) fn check<F: Editable>(format: F, base: u64, operations: &[Operation])
             assert!(invalidation.removes());
         }
         invalidation.completed(&mut pages);
-        compare(&editor, &memory, base, &model);
+        compare(&editor, memory, base, &model);
     }
     let all = editor
-        .unmap(&memory, &mut pages, address(0), WINDOW << 12)
+        .unmap(memory, &mut pages, address(0), WINDOW << 12)
         .unwrap();
     assert_eq!(all.bytes(), (model.len() as u64) << 12);
     all.completed(&mut pages);
@@ -171,7 +175,7 @@ pub(crate) fn check<F: Editable>(format: F, base: u64, operations: &[Operation])
 
 fn compare<F: Editable>(
     editor: &Editor<F>,
-    memory: &MockMemory,
+    memory: &dyn TableMemory,
     base: u64,
     model: &BTreeMap<u64, (u64, bool)>,
 ) {
@@ -201,6 +205,7 @@ proptest! {
     #[test]
     fn second_stage(
         operations in operations(),
+        lends in any::<bool>(),
         levels in prop_oneof![Just(Levels::Three), Just(Levels::Four), Just(Levels::Five)],
         place in 0..3u32,
         large in any::<bool>(),
@@ -216,12 +221,13 @@ proptest! {
             1 => (1 << (width - 1)) - (WINDOW << 11),
             _ => (1 << width) - (WINDOW << 12),
         };
-        check(SecondStage::new(config), base, &operations);
+        check(SecondStage::new(config), base, &operations, lends);
     }
 
     #[test]
     fn x86_64(
         operations in operations(),
+        lends in any::<bool>(),
         levels in prop_oneof![Just(Levels::Four), Just(Levels::Five)],
         place in 0..4u32,
         no_execute in any::<bool>(),
@@ -235,12 +241,13 @@ proptest! {
             2 => half.wrapping_neg(),
             _ => (WINDOW << 12).wrapping_neg(),
         };
-        check(X86_64::new(config), base, &operations);
+        check(X86_64::new(config), base, &operations, lends);
     }
 
     #[test]
     fn amd_v1(
         operations in operations(),
+        lends in any::<bool>(),
         levels in 2..7u8,
         place in 0..3u32,
         dirty in any::<bool>(),
@@ -253,6 +260,6 @@ proptest! {
             1 => last / 2 - (WINDOW << 11) + 1,
             _ => last - (WINDOW << 12) + 1,
         };
-        check(AmdV1::new(config), if levels == 2 { 0 } else { base }, &operations);
+        check(AmdV1::new(config), if levels == 2 { 0 } else { base }, &operations, lends);
     }
 }
