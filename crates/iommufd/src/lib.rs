@@ -4,4 +4,25 @@
 //! Units are reached only through [`vm_iommu_driver::iommu`].
 #![deny(missing_docs)]
 
+mod caller;
+mod counts;
+mod errno;
+mod ioas;
+pub mod memory;
+mod object;
 pub mod ownership;
+#[cfg(feature = "selftest")]
+pub mod selftest;
+mod system;
+pub mod uapi;
+
+pub use caller::{
+    Caller, CallerFile, Capability, ContextFile, NewFile, PAGE_SIZE, Place, Process, ProcessId,
+    Readiness, Reply, Waker,
+};
+pub use errno::Errno;
+pub use object::{
+    Access, AccessUser, BoundDevice, Context, FaultQueue, Hwpt, Mapping, PageRequest, PageResponse,
+    PinnedPage, Respond,
+};
+pub use system::{System, SystemConfig};

@@ -12,9 +12,11 @@ mod domain;
 mod error;
 mod region;
 mod unit;
+mod viommu;
 
 pub use capability::{Capabilities, DeviceCapabilities, DeviceInfo, UnitKind};
 pub use domain::{Domain, DomainKind, Geometry, PagingOptions, UserData};
 pub use error::IommuError;
 pub use region::{RegionKind, ReservedRegion};
 pub use unit::{HardwareInfo, Iommu, Reach};
+pub use viommu::{HwQueue, HwQueueRequest, SharedPages, Viommu, ViommuRequest};

@@ -8,7 +8,7 @@ use vm_iommu_spec::{Pasid, RequesterId};
 
 use super::{
     Capabilities, DeviceCapabilities, DeviceInfo, Domain, IommuError, PagingOptions,
-    ReservedRegion, UnitKind, UserData,
+    ReservedRegion, UnitKind, UserData, Viommu, ViommuRequest,
 };
 
 /// What a device, or one address space of it, is to reach.
@@ -108,6 +108,26 @@ pub trait Iommu: Debug + Send + Sync {
         data: UserData<'_>,
     ) -> Result<Arc<dyn Domain>, IommuError> {
         let _ = (device, parent, options, data);
+        Err(IommuError::Unsupported)
+    }
+
+    /// Whether there are vIOMMUs of a type (Linux `enum iommu_viommu_type`).
+    fn has_viommu(&self, device: RequesterId, kind: u32) -> bool {
+        let _ = (device, kind);
+        false
+    }
+
+    /// A new vIOMMU on top of a nesting parent.
+    ///
+    /// # Errors
+    /// [`IommuError::Unsupported`] for a type that the unit has not; what it says otherwise.
+    fn viommu(
+        &self,
+        device: RequesterId,
+        parent: &Arc<dyn Domain>,
+        request: ViommuRequest<'_>,
+    ) -> Result<Arc<dyn Viommu>, IommuError> {
+        let _ = (device, parent, request);
         Err(IommuError::Unsupported)
     }
 
