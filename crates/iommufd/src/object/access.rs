@@ -365,12 +365,11 @@ impl State {
 
     /// Whether an access could enter an address space.
     fn check_entry(&mut self, access: u32, ioas: u32) -> Result<(), Errno> {
-        self.enter(access, ioas).map(|()| {
-            if let Ok(object) = self.objects.ioas_mut(ioas) {
-                object.ioas.remove_access(access);
-            }
-            self.objects.release(ioas);
-        })
+        let alignment = self.objects.access_mut(access)?.alignment;
+        let ioas = &mut self.objects.ioas_mut(ioas)?.ioas;
+        ioas.add_access(access, alignment)?;
+        ioas.remove_access(access);
+        Ok(())
     }
 
     /// Attaches an access to an address space.
