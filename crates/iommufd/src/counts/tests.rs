@@ -3,7 +3,6 @@ use proptest::prelude::*;
 use super::RangeCount;
 
 /// Counts point by point.
-#[derive(Default)]
 struct Model([u64; 64]);
 
 fn of(pieces: &[std::ops::RangeInclusive<u64>]) -> Vec<u64> {
@@ -14,7 +13,7 @@ proptest! {
     #[test]
     fn counts_as_an_array_does(events in prop::collection::vec((0_u64..64, 0_u64..64, any::<bool>()), 1..60)) {
         let mut counts = RangeCount::default();
-        let mut model = Model::default();
+        let mut model = Model([0; 64]);
         let mut added = Vec::new();
         for (a, b, add) in events {
             if add || added.is_empty() {

@@ -129,7 +129,7 @@ impl FaultQueue {
     /// Reads groups of requests as long as they fit.
     fn read(&self, caller: &dyn Caller, address: u64, length: u64) -> Result<u64, Errno> {
         let size = size_of::<iommu_hwpt_pgfault>() as u64;
-        if length % size != 0 {
+        if !length.is_multiple_of(size) {
             return Err(Errno::ESPIPE);
         }
         let mut done = 0;
@@ -174,7 +174,7 @@ impl FaultQueue {
     /// Takes answers.
     fn write(&self, caller: &dyn Caller, address: u64, length: u64) -> Result<u64, Errno> {
         let size = size_of::<iommu_hwpt_page_response>() as u64;
-        if length % size != 0 {
+        if !length.is_multiple_of(size) {
             return Err(Errno::ESPIPE);
         }
         let mut done = 0;

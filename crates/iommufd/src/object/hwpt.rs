@@ -57,6 +57,9 @@ pub(crate) struct HwptRequest<'a> {
     pub(crate) has_data: bool,
 }
 
+/// Gets the number of the first of some bits, and the bits.
+pub(crate) type ReportBits<'a> = dyn FnMut(u64, &[u8]) -> Result<(), Errno> + 'a;
+
 /// How a table is made, as its parts are known.
 struct Parts {
     ioas: u32,
@@ -239,7 +242,7 @@ impl Context {
         &self,
         hwpt: u32,
         request: BitmapRequest,
-        report: &mut dyn FnMut(u64, &[u8]) -> Result<(), Errno>,
+        report: &mut ReportBits<'_>,
     ) -> Result<(), Errno> {
         let mut at = Some(request);
         while let Some(part) = at {

@@ -70,7 +70,7 @@ impl Regions {
         &mut self,
         length: u64,
     ) -> Result<(Box<dyn SharedPages>, Memory), IommuError> {
-        if length == 0 || length % PAGE_SIZE != 0 {
+        if length == 0 || !length.is_multiple_of(PAGE_SIZE) {
             return Err(IommuError::Invalid);
         }
         let file = Arc::new(memfd(length).map_err(|_| IommuError::NoMemory)?);
@@ -131,7 +131,7 @@ impl Context {
         length: u64,
         execute: bool,
     ) -> Result<Mapping, Errno> {
-        if length % PAGE_SIZE != 0 || offset % PAGE_SIZE != 0 {
+        if !length.is_multiple_of(PAGE_SIZE) || !offset.is_multiple_of(PAGE_SIZE) {
             return Err(Errno::EINVAL);
         }
         if execute {

@@ -258,6 +258,6 @@ impl Iommu for MockUnit {
         parent: &Arc<dyn Domain>,
         request: ViommuRequest<'_>,
     ) -> Result<Arc<dyn Viommu>, IommuError> {
-        MockViommu::new(Arc::clone(parent), Arc::clone(&self.devices), request)
+        MockViommu::create(Arc::clone(parent), Arc::clone(&self.devices), request)
     }
 }

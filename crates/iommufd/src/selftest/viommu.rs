@@ -41,7 +41,7 @@ impl MockViommu {
     /// Linux `IOMMU_VIOMMU_TYPE_SELFTEST`.
     pub(super) const KIND: u32 = 0xdead_beef;
 
-    pub(super) fn new(
+    pub(super) fn create(
         parent: Arc<dyn Domain>,
         all: Arc<Devices>,
         request: ViommuRequest<'_>,
