@@ -3,6 +3,7 @@
 pub(crate) mod apt;
 pub(crate) mod fetch;
 mod series;
+pub mod source;
 #[cfg(test)]
 mod tests;
 

@@ -18,6 +18,7 @@ mod libraries;
 mod modules;
 mod place;
 mod proc;
+mod selftest;
 mod test;
 mod testbed;
 mod tools;
@@ -47,6 +48,8 @@ enum Command {
     Boot(boot::BootArgs),
     /// Everything that a change must pass: format, lints, tests, the demo, guests.
     Test(test::TestArgs),
+    /// Run the kernel's own tests of an interface, unmodified, on ours.
+    Selftest(selftest::SelftestArgs),
     /// Compare with others.
     Bench(bench::BenchArgs),
     /// Put the same tables and requests to QEMU's units and to ours, for a third opinion.
@@ -77,6 +80,7 @@ fn run(command: Command) -> Result<bool> {
     match command {
         Command::Boot(args) => boot::run(args),
         Command::Test(args) => test::run(args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Bench(args) => bench::run(args),
         Command::Compare(args) => compare::run(&args),
         Command::Fuzz(args) => fuzz::run(args),

@@ -36,6 +36,30 @@ pub const KEYRING: Tool = Tool {
     package: "debian-archive-keyring",
 };
 
+/// What it takes to unpack a kernel's source and to build its selftests.
+pub const SELFTEST_BUILD: &[Tool] = &[
+    Tool {
+        name: "gcc",
+        package: "gcc",
+    },
+    Tool {
+        name: "make",
+        package: "make",
+    },
+    Tool {
+        name: "xz",
+        package: "xz-utils",
+    },
+    Tool {
+        name: "/usr/include/stdio.h",
+        package: "libc6-dev",
+    },
+    Tool {
+        name: "/usr/include/sys/capability.h",
+        package: "libcap-dev",
+    },
+];
+
 /// The path of a program, looked for as a shell would and in the `sbin` folders too.
 pub fn find(name: &str) -> Option<PathBuf> {
     if name.starts_with('/') {

@@ -71,7 +71,15 @@ pub fn build_static(package: &'static str) -> Result<PathBuf> {
     build(command, package)
 }
 
-/// Runs a build and returns the path of the program that it made of the target `name`.
+/// Builds the preload library with optimisation and returns its path.
+pub fn build_preload() -> Result<PathBuf> {
+    crate::ui::say("building the preload library");
+    let mut command = cargo();
+    command.args(["build", "--release", "--package", "vm-iommu-iommufd-shim"]);
+    build(command, "vm_iommu_iommufd_shim")
+}
+
+/// Runs a build and returns the path of the program or library that it made of the target `name`.
 pub fn build(mut command: Command, name: &'static str) -> Result<PathBuf> {
     command
         .arg("--message-format=json-render-diagnostics")
@@ -97,13 +105,18 @@ pub fn build(mut command: Command, name: &'static str) -> Result<PathBuf> {
     binary.with_context(|| format!("cargo built {name} but named no program"))
 }
 
-/// The program that a line of cargo's JSON messages says was built of the target `name`.
+/// The program or shared library that a line of cargo's JSON messages says was built of the target `name`.
 fn executable_of(line: &str, name: &str) -> Option<String> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
     if message["target"]["name"] != name {
         return None;
     }
-    message["executable"].as_str().map(str::to_owned)
+    if let Some(program) = message["executable"].as_str() {
+        return Some(program.to_owned());
+    }
+    let mut files = message["filenames"].as_array()?.iter();
+    let library = files.find_map(|file| file.as_str().filter(|file| file.ends_with(".so")));
+    library.map(str::to_owned)
 }
 
 /// A fresh folder in the target folder for one run's inputs and results. Folders that earlier

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-const UNPACK_LIMIT: Duration = Duration::from_secs(10 * 60);
+pub(super) const UNPACK_LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// The kernel of a series, from the cache when it is there.
 pub fn series(name: &str) -> Result<Kernel> {
@@ -43,7 +43,7 @@ pub fn series(name: &str) -> Result<Kernel> {
     Ok(kernel)
 }
 
-fn known_source(mirror: &str, package: &KnownPackage) -> Source {
+pub(super) fn known_source(mirror: &str, package: &KnownPackage) -> Source {
     let file = package.path.rsplit('/').next().unwrap_or(&package.path);
     Source {
         uri: format!("{mirror}/{}", package.path),

@@ -61,7 +61,7 @@ struct KnownGood {
     packages: Vec<KnownPackage>,
 }
 
-/// The packages of the version of `series` that is known to work.
+/// The packages of the version of `series` that is known to work; `source` is the kernel's source.
 pub fn known_good(series: &str) -> &'static [KnownPackage] {
     static LIST: OnceLock<Vec<KnownGood>> = OnceLock::new();
     let list = LIST.get_or_init(|| {
@@ -100,7 +100,7 @@ fn is_release_of(series: &str, release: &str) -> bool {
 }
 
 /// Orders versions by comparing their runs of digits as numbers.
-fn compare_versions(a: &str, b: &str) -> Ordering {
+pub(super) fn compare_versions(a: &str, b: &str) -> Ordering {
     let numbers = |text: &str| -> Vec<u64> {
         text.split(|c: char| !c.is_ascii_digit())
             .filter_map(|run| run.parse().ok())

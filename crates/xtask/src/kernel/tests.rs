@@ -104,3 +104,42 @@ fn apts_reason_is_quoted() {
     assert_eq!(apt::reason(text), Some("404  Not Found"));
     assert_eq!(apt::reason("Get:1 fine\n"), None);
 }
+
+#[test]
+fn the_source_has_a_known_good_version_with_a_whole_hash() {
+    let [package] = known_good("source") else {
+        panic!("one package holds the source");
+    };
+    assert_eq!(package.sha256.len(), 64);
+    assert_eq!(
+        source::version_of(&package.path),
+        Some("7.3.4-1~bpo13+1"),
+        "{}",
+        package.path
+    );
+}
+
+#[test]
+fn the_newest_source_is_by_number_and_of_the_known_major_version() {
+    let names = [
+        "linux-source",
+        "linux-source-6.12",
+        "linux-source-7.9",
+        "linux-source-7.10",
+        "linux-source-7.10-dbg",
+        "linux-source-8.0",
+    ];
+    assert_eq!(source::newest_package(&names), Some("linux-source-7.10"));
+    assert_eq!(source::newest_package(&names[..2]), None);
+}
+
+#[test]
+fn a_version_that_could_leave_the_cache_is_none() {
+    assert_eq!(
+        source::version_of("linux-source-7.3_7.3.4-1_all.deb"),
+        Some("7.3.4-1")
+    );
+    assert_eq!(source::version_of("a_7.3\\..\\x_all.deb"), None);
+    assert_eq!(source::version_of("a_6.1_all.deb"), None);
+    assert_eq!(source::version_of("nothing"), None);
+}
