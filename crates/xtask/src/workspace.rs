@@ -75,8 +75,8 @@ pub fn build_static(package: &'static str) -> Result<PathBuf> {
 pub fn build_preload() -> Result<PathBuf> {
     crate::ui::say("building the preload library");
     let mut command = cargo();
-    command.args(["build", "--release", "--package", "vm-iommu-iommufd-shim"]);
-    build(command, "vm_iommu_iommufd_shim")
+    command.args(["build", "--release", "--package", "vm-iommufd-shim"]);
+    build(command, "vm_iommufd_shim")
 }
 
 /// Runs a build and returns the path of the program or library that it made of the target `name`.

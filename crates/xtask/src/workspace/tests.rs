@@ -16,6 +16,12 @@ fn only_the_named_binary_is_taken_from_cargo() {
     assert_eq!(executable_of(line, "vm-iommu"), None);
     let library = r#"{"target":{"name":"vm-iommu"},"executable":null}"#;
     assert_eq!(executable_of(library, "vm-iommu"), None);
+    let shared =
+        r#"{"target":{"name":"shim"},"executable":null,"filenames":["/t/a.d","/t/libshim.so"]}"#;
+    assert_eq!(
+        executable_of(shared, "shim").as_deref(),
+        Some("/t/libshim.so")
+    );
     assert_eq!(executable_of("warning: text", "vm-iommu"), None);
 }
 

@@ -1,0 +1,197 @@
+//! Calls on descriptors.
+
+use super::{call, returned};
+use crate::{descriptor, next};
+use libc::{c_int, c_ulong, c_void, iovec, size_t, ssize_t};
+use rustix::mm::{self, Advice};
+use rustix::thread::{self, CapabilitySet};
+use std::ptr;
+use vm_iommufd_wire::{Capabilities, Request};
+
+/// The type of iommufd's and VFIO's request numbers.
+const TYPE: c_ulong = b';' as c_ulong;
+/// No argument is larger, nor asks a longer look for.
+const ARGUMENT: usize = 256;
+const PAGE: usize = 4096;
+
+/// `ioctl(2)`.
+///
+/// # Safety
+/// As of the C library's function.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -> c_int {
+    if request >> 8 & 0xff == TYPE
+        && let Some(handle) = descriptor::handle(fd)
+    {
+        let request = Request::Ioctl {
+            handle,
+            request: request as u32,
+            argument,
+            writable: writable(argument as usize),
+            capabilities: capabilities(),
+        };
+        return returned(call(&request, fd)) as c_int;
+    }
+    // SAFETY: the caller vouches.
+    unsafe { next::ioctl(fd, request, argument) }
+}
+
+/// How many bytes at the address are writable, as far as that matters: the server need not look
+/// for itself then.
+fn writable(address: usize) -> u32 {
+    let mut end = address;
+    while end - address < ARGUMENT {
+        let page = end - end % PAGE;
+        let (Some(next), Some(place)) = (
+            page.checked_add(PAGE),
+            (page > 0).then(|| ptr::with_exposed_provenance_mut::<c_void>(page)),
+        ) else {
+            break;
+        };
+        // SAFETY: pages come to be there as if they had been written to, with their content
+        // unchanged; the kernel refuses where nothing is mapped or may be written.
+        if unsafe { mm::madvise(place, PAGE, Advice::LinuxPopulateWrite) }.is_err() {
+            break;
+        }
+        end = next;
+    }
+    (end - address) as u32
+}
+
+/// The calling thread's capabilities.
+fn capabilities() -> Capabilities {
+    let Ok(sets) = thread::capabilities(None) else {
+        return Capabilities::default();
+    };
+    let has = |capability| sets.effective.contains(capability);
+    Capabilities {
+        ipc_lock: has(CapabilitySet::IPC_LOCK),
+        sys_resource: has(CapabilitySet::SYS_RESOURCE),
+        sys_rawio: has(CapabilitySet::SYS_RAWIO),
+    }
+}
+
+fn read_ours(fd: c_int, buffer: *mut c_void, length: size_t) -> Option<ssize_t> {
+    let request = Request::Read {
+        handle: descriptor::handle(fd)?,
+        address: buffer.expose_provenance() as u64,
+        length: length as u64,
+    };
+    Some(returned(call(&request, fd)) as ssize_t)
+}
+
+fn write_ours(fd: c_int, buffer: *const c_void, length: size_t) -> Option<ssize_t> {
+    let request = Request::Write {
+        handle: descriptor::handle(fd)?,
+        address: buffer.expose_provenance() as u64,
+        length: length as u64,
+    };
+    Some(returned(call(&request, fd)) as ssize_t)
+}
+
+/// `read(2)`.
+///
+/// # Safety
+/// As of the C library's function.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn read(fd: c_int, buffer: *mut c_void, length: size_t) -> ssize_t {
+    // SAFETY: the caller vouches.
+    read_ours(fd, buffer, length).unwrap_or_else(|| unsafe { next::read(fd, buffer, length) })
+}
+
+/// `read` that knows the buffer's size, as fortified programs call it.
+///
+/// # Safety
+/// As of the C library's function.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn __read_chk(
+    fd: c_int,
+    buffer: *mut c_void,
+    length: size_t,
+    size: size_t,
+) -> ssize_t {
+    if length <= size
+        && let Some(read) = read_ours(fd, buffer, length)
+    {
+        return read;
+    }
+    // SAFETY: the caller vouches; the next one ends the program if the buffer is too small.
+    unsafe { next::read_checked(fd, buffer, length, size) }
+}
+
+/// `write(2)`.
+///
+/// # Safety
+/// As of the C library's function.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn write(fd: c_int, buffer: *const c_void, length: size_t) -> ssize_t {
+    // SAFETY: the caller vouches.
+    write_ours(fd, buffer, length).unwrap_or_else(|| unsafe { next::write(fd, buffer, length) })
+}
+
+/// One part after the other, as the kernel does for files like ours, until one is not whole.
+fn each_part(
+    parts: &[iovec],
+    transfer: impl Fn(*mut c_void, size_t) -> Option<ssize_t>,
+) -> ssize_t {
+    let mut sum: ssize_t = 0;
+    for part in parts {
+        match transfer(part.iov_base, part.iov_len) {
+            Some(done) if done >= 0 => {
+                sum = sum.saturating_add(done);
+                if done.cast_unsigned() < part.iov_len {
+                    break;
+                }
+            }
+            failed => {
+                if sum == 0 {
+                    sum = failed.unwrap_or(-1);
+                }
+                break;
+            }
+        }
+    }
+    sum
+}
+
+/// The parts of a vectored call on a descriptor of ours.
+///
+/// # Safety
+/// `parts` must be as `readv` takes it.
+unsafe fn parts_ours<'a>(fd: c_int, parts: *const iovec, count: c_int) -> Option<&'a [iovec]> {
+    descriptor::handle(fd)?;
+    let count = usize::try_from(count).ok().filter(|count| *count <= 1024)?;
+    if parts.is_null() {
+        return None;
+    }
+    // SAFETY: the caller vouches for `count` parts.
+    Some(unsafe { std::slice::from_raw_parts(parts, count) })
+}
+
+/// `readv(2)`.
+///
+/// # Safety
+/// As of the C library's function.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
+    // SAFETY: the caller vouches.
+    match unsafe { parts_ours(fd, parts, count) } {
+        Some(parts) => each_part(parts, |buffer, length| read_ours(fd, buffer, length)),
+        // SAFETY: the caller vouches.
+        None => unsafe { next::readv(fd, parts, count) },
+    }
+}
+
+/// `writev(2)`.
+///
+/// # Safety
+/// As of the C library's function.
+#[cfg_attr(not(test), unsafe(no_mangle))]
+pub unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
+    // SAFETY: the caller vouches.
+    match unsafe { parts_ours(fd, parts, count) } {
+        Some(parts) => each_part(parts, |buffer, length| write_ours(fd, buffer, length)),
+        // SAFETY: the caller vouches.
+        None => unsafe { next::writev(fd, parts, count) },
+    }
+}
