@@ -52,6 +52,8 @@ pub enum Request {
         writable: u32,
         /// The calling thread's capabilities.
         capabilities: Capabilities,
+        /// How many bytes the process may lock (`RLIMIT_MEMLOCK`).
+        lockable: u64,
     },
     /// `read` on a descriptor of ours.
     Read {
@@ -235,10 +237,20 @@ impl Request {
                 argument,
                 writable,
                 capabilities: c,
+                lockable,
             } => {
                 let capabilities = pack([c.ipc_lock, c.sys_resource, c.sys_rawio]);
                 let (request, writable) = (request.into(), writable.into());
-                [2, handle, request, argument, writable, capabilities, 0, 0]
+                [
+                    2,
+                    handle,
+                    request,
+                    argument,
+                    writable,
+                    capabilities,
+                    lockable,
+                    0,
+                ]
             }
             Request::Read {
                 handle,
@@ -278,7 +290,16 @@ impl Request {
                 parent,
             },
             [1, 0, 0, 0, 0, 0, 0, 0] => Request::Open,
-            [2, handle, request, argument, writable, capabilities, 0, 0] => {
+            [
+                2,
+                handle,
+                request,
+                argument,
+                writable,
+                capabilities,
+                lockable,
+                0,
+            ] => {
                 let [ipc_lock, sys_resource, sys_rawio] = unpack(capabilities)?;
                 Request::Ioctl {
                     handle,
@@ -290,6 +311,7 @@ impl Request {
                         sys_resource,
                         sys_rawio,
                     },
+                    lockable,
                 }
             }
             [3, handle, address, length, 0, 0, 0, 0] => Request::Read {

@@ -35,6 +35,7 @@ fn requests() -> impl Strategy<Value = Request> {
                 sys_resource: g,
                 sys_rawio: h,
             },
+            lockable: c,
         },
         3 => Request::Read {
             handle: a,

@@ -4,6 +4,7 @@ use super::{call, returned};
 use crate::{descriptor, next};
 use libc::{c_int, c_ulong, c_void, iovec, size_t, ssize_t};
 use rustix::mm::{self, Advice};
+use rustix::process;
 use rustix::thread::{self, CapabilitySet};
 use std::ptr;
 use vm_iommufd_wire::{Capabilities, Request};
@@ -29,6 +30,7 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -
             argument,
             writable: writable(argument as usize),
             capabilities: capabilities(),
+            lockable: lockable(),
         };
         return returned(call(&request, fd)) as c_int;
     }
@@ -56,6 +58,12 @@ fn writable(address: usize) -> u32 {
         end = next;
     }
     (end - address) as u32
+}
+
+/// How many bytes this process may lock.
+fn lockable() -> u64 {
+    let limit = process::getrlimit(process::Resource::Memlock);
+    limit.current.unwrap_or(u64::MAX)
 }
 
 /// The calling thread's capabilities.
