@@ -13,6 +13,7 @@ mod object;
 pub mod ownership;
 #[cfg(feature = "selftest")]
 pub mod selftest;
+pub mod server;
 mod system;
 pub mod uapi;
 

@@ -1,5 +1,6 @@
 //! The options, as clap derives them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, value_parser};
@@ -37,6 +38,13 @@ Examples:
   A guest without AVX and all that needs it, and an account of the run:
     vm-iommu run --kernel vmlinuz --cpu-features=-avx --report run.json";
 
+const IOMMUFD_HELP: &str = "\
+The program and its children must be dynamic, of the GNU C library on x86-64, and stay the user
+that they began as. The server ends with the program.
+
+Exits as the program does, with 128 and the signal's number if one ended it, and with 2 if it was
+not started.";
+
 /// A virtual machine whose devices sit behind an emulated IOMMU.
 #[derive(Debug, Parser)]
 #[command(
@@ -68,6 +76,12 @@ pub(super) enum Command {
     /// Say what KVM is here, measured, and what will therefore run where.
     #[command(after_help = "Exits with 0 if machines run on this KVM, and with 2 if not.")]
     Doctor(DoctorArguments),
+    /// Run a program whose /dev/iommu is this one's: iommufd, without an IOMMU in the machine.
+    #[command(
+        after_help = "Exits as the program does, with 128 and the signal's number if one ended it, and with 2 if it was not started.",
+        after_long_help = IOMMUFD_HELP
+    )]
+    Iommufd(IommufdArguments),
 }
 
 #[derive(Debug, Args)]
@@ -181,6 +195,16 @@ pub(super) struct DoctorArguments {
     /// Print JSON, for programs; "kvm" is "hardware", "interpreted" or "unusable".
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IommufdArguments {
+    /// The preload library; beside this program if not given.
+    #[arg(long, value_name = "FILE")]
+    pub preload: Option<PathBuf>,
+    /// The program, and its arguments.
+    #[arg(last = true, required = true, value_name = "PROGRAM [ARGUMENT]...")]
+    pub program: Vec<OsString>,
 }
 
 /// Paragraphs with an empty line between.

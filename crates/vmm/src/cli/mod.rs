@@ -4,6 +4,7 @@ mod arguments;
 mod demo;
 mod doctor;
 mod exit;
+mod iommufd;
 mod logging;
 mod run;
 #[cfg(test)]
@@ -27,13 +28,14 @@ pub fn main() -> ExitCode {
     let level = match arguments.command {
         // The demo provokes what a log would warn of, and tells of it itself.
         Command::Demo(_) => Level::Error,
-        Command::Run(_) | Command::Doctor(_) => Level::Warn,
+        Command::Run(_) | Command::Doctor(_) | Command::Iommufd(_) => Level::Warn,
     };
     logging::start(level, arguments.verbose);
     match arguments.command {
         Command::Run(arguments) => run::run(*arguments),
         Command::Demo(arguments) => demo::demo(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Iommufd(arguments) => iommufd::iommufd(&arguments),
     }
 }
 

@@ -1,0 +1,181 @@
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use rustix::fs::MemfdFlags;
+use vm_iommufd_wire::{Reply, Request, VERSION, ask, receive, send};
+
+use super::{Client, server, socket};
+use crate::Errno;
+
+/// `IOMMU_IOAS_ALLOC` and its argument: the size, the flags and the id that comes back.
+const IOAS_ALLOC: u32 = 0x3b81;
+
+fn failed(errno: Errno) -> Reply {
+    Reply::done(Err(errno.raw() as u16))
+}
+
+#[test]
+fn a_call_reaches_the_callers_memory() {
+    let server = server();
+    let client = Client::connect(&server, 0);
+    let (_fd, handle) = client.open();
+    let argument = Box::into_raw(Box::new([12u32, 0, 0]));
+    let address = argument.expose_provenance() as u64;
+    assert_eq!(
+        client.ioctl(handle, IOAS_ALLOC, address, 12),
+        Reply::done(Ok(0))
+    );
+    // What the caller does not vouch for is looked up.
+    assert_eq!(
+        client.ioctl(handle, IOAS_ALLOC, address, 0),
+        Reply::done(Ok(0))
+    );
+    // SAFETY: it came from a box, and nobody else has it.
+    let argument = unsafe { Box::from_raw(argument) };
+    assert_eq!(*argument, [12, 0, 2]);
+    assert_eq!(
+        client.ioctl(handle, IOAS_ALLOC, 0, 0),
+        failed(Errno::EFAULT)
+    );
+    assert_eq!(
+        client.ioctl(handle, IOAS_ALLOC, u64::MAX, 0),
+        failed(Errno::EFAULT)
+    );
+    assert_eq!(
+        client.ioctl(handle + 1, IOAS_ALLOC, 0, 0),
+        failed(Errno::EBADF)
+    );
+}
+
+#[test]
+fn an_argument_that_may_not_be_written_is_a_fault() {
+    static CONSTANT: [u32; 3] = [12, 0, 0];
+    let server = server();
+    let client = Client::connect(&server, 0);
+    let (_fd, handle) = client.open();
+    let constant = std::hint::black_box(&CONSTANT);
+    let address = constant.as_ptr().expose_provenance() as u64;
+    assert_eq!(
+        client.ioctl(handle, IOAS_ALLOC, address, 0),
+        failed(Errno::EFAULT)
+    );
+    assert_eq!(*constant, [12, 0, 0]);
+}
+
+#[test]
+fn what_a_descriptor_stands_for_goes_with_its_last_copy_and_before_the_next_request() {
+    let server = server();
+    let client = Client::connect(&server, 0);
+    let (fd, handle) = client.open();
+    let copy = fd.try_clone().unwrap();
+    drop(fd);
+    assert_eq!(client.ask(&Request::Sync).0, Reply::done(Ok(0)));
+    assert_eq!(server.shared().handles.count(), 1);
+    drop(copy);
+    assert_eq!(client.ask(&Request::Sync).0, Reply::done(Ok(0)));
+    assert_eq!(server.shared().handles.count(), 0);
+    assert_eq!(client.ioctl(handle, IOAS_ALLOC, 0, 0), failed(Errno::EBADF));
+}
+
+#[test]
+fn a_context_is_not_read_nor_written() {
+    let server = server();
+    let client = Client::connect(&server, 0);
+    let (_fd, handle) = client.open();
+    let (address, length) = (0, 8);
+    let read = Request::Read {
+        handle,
+        address,
+        length,
+    };
+    let write = Request::Write {
+        handle,
+        address,
+        length,
+    };
+    for request in [read, write] {
+        assert_eq!(client.ask(&request).0, failed(Errno::EINVAL));
+    }
+}
+
+#[test]
+fn an_image_keeps_its_number_and_the_last_is_its_processs_present_one() {
+    let server = server();
+    let first = Client::connect(&server, 0);
+    let second = Client::connect(&server, first.image);
+    assert_eq!(first.image, second.image);
+    let other = Client::connect(&server, 0);
+    assert_ne!(other.image, first.image);
+    let images = &server.shared().images;
+    let present = images.of_process(std::process::id()).unwrap();
+    assert_eq!(present.number(), other.image);
+    assert!(images.of_process(1).is_none());
+}
+
+#[test]
+fn a_client_of_another_version_is_refused() {
+    let server = server();
+    let socket = socket(&server);
+    let null = File::open("/dev/null").unwrap();
+    let hello = Request::Hello {
+        version: VERSION + 1,
+        image: 0,
+        parent: 0,
+    };
+    let files = [null.as_fd(), null.as_fd()];
+    let (reply, _) = ask(&socket, &hello, &files, |_| None).unwrap();
+    assert_eq!(reply, failed(Errno::EPERM));
+    assert!(receive(&socket).unwrap().is_none());
+}
+
+#[test]
+fn who_does_not_introduce_itself_or_speaks_nonsense_is_hung_up_on() {
+    let server = server();
+    let silent = socket(&server);
+    send(&silent, &Request::Open.encode(), &[]).unwrap();
+    // Unread messages may turn the hang-up into a reset.
+    assert!(receive(&silent).map_or(true, |message| message.is_none()));
+    let client = Client::connect(&server, 0);
+    send(&client.socket, b"nonsense", &[]).unwrap();
+    assert!(receive(&client.socket).map_or(true, |message| message.is_none()));
+}
+
+#[test]
+fn only_files_in_memory_are_shared() {
+    let server = server();
+    let client = Client::connect(&server, 0);
+    let memory = rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
+    let disk = File::open("/proc/self/exe").unwrap();
+    let share = Request::Share { length: 4096 };
+    let shared = |files: &[_]| ask(&client.socket, &share, files, |_| None).unwrap().0;
+    assert_eq!(shared(&[memory.as_fd()]), Reply::done(Ok(0)));
+    assert_eq!(shared(&[memory.as_fd()]), Reply::done(Ok(0)));
+    assert_eq!(shared(&[disk.as_fd()]), failed(Errno::EINVAL));
+    assert_eq!(shared(&[]), failed(Errno::EINVAL));
+    assert_eq!(server.shared().images.files.count(), 1);
+}
+
+#[test]
+fn files_that_nobody_has_mapped_are_forgotten() {
+    let server = server();
+    let client = Client::connect(&server, 0);
+    let share = Request::Share { length: 4096 };
+    for _ in 0..200 {
+        let file = rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
+        ask(&client.socket, &share, &[file.as_fd()], |_| None).unwrap();
+    }
+    assert!(server.shared().images.files.count() <= 33);
+}
+
+#[test]
+fn a_process_without_pins_has_none() {
+    let server = server();
+    let client = Client::connect(&server, 0);
+    let none = Reply::Pins {
+        pinned: 0,
+        locked: 0,
+    };
+    for process in [std::process::id(), 1, u32::MAX] {
+        assert_eq!(client.ask(&Request::Status { process }).0, none);
+    }
+}
