@@ -4,6 +4,7 @@ mod boot;
 mod dma;
 mod drain;
 mod guest;
+mod server;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -27,6 +28,8 @@ enum What {
     /// 4K random reads in a guest, with no unit and with each way of its driver, ours against
     /// QEMU's.
     Guest(guest::GuestBenchArgs),
+    /// What an ioctl costs through the iommufd server, beside a bare echo of a message.
+    Server(server::ServerBenchArgs),
 }
 
 /// Runs the command; the answer is whether the targets were met.
@@ -36,5 +39,6 @@ pub fn run(args: BenchArgs) -> Result<bool> {
         What::Dma(args) => dma::run(&args),
         What::Drain(args) => drain::run(&args),
         What::Guest(args) => guest::run(&args),
+        What::Server(args) => server::run(&args),
     }
 }

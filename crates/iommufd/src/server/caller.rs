@@ -54,7 +54,10 @@ impl Caller for Call<'_> {
     fn capable(&self, capability: Capability) -> bool {
         match capability {
             Capability::IpcLock => self.capabilities.ipc_lock,
-            Capability::SysResource => self.capabilities.sys_resource,
+            Capability::SysResource => {
+                let config = &self.connection.server().config;
+                config.grant_sys_resource || self.capabilities.sys_resource
+            }
             Capability::SysRawio => self.capabilities.sys_rawio,
         }
     }

@@ -22,10 +22,27 @@ const CONNECTIONS: usize = 4096;
 /// So many lines about clients that are refused, and no more: a client chooses how often.
 const COMPLAINTS: usize = 16;
 
+/// How a [`Server`] is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Whether every program has `CAP_SYS_RESOURCE` here, whatever it has elsewhere. What that
+    /// guards are this server's accounts of pinned memory, all of one user's programs.
+    pub grant_sys_resource: bool,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        ServerConfig {
+            grant_sys_resource: true,
+        }
+    }
+}
+
 /// What connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) number: u64,
+    pub(super) config: ServerConfig,
     pub(super) user: u32,
     pub(super) system: Arc<System>,
     pub(super) handles: Handles,
@@ -63,10 +80,11 @@ impl Server {
     ///
     /// # Errors
     /// See [`ServerError`].
-    pub fn new(system: Arc<System>) -> Result<Self, ServerError> {
+    pub fn new(system: Arc<System>, config: ServerConfig) -> Result<Self, ServerError> {
         let number = RandomState::new().build_hasher().finish().max(1);
         let shared = Shared {
             number,
+            config,
             user: process::getuid().as_raw(),
             system,
             handles: Handles::new(number).map_err(ServerError::Watch)?,

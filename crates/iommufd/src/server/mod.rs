@@ -27,5 +27,5 @@ mod tests;
 
 pub use connection::Connection;
 pub use error::ServerError;
-pub use listener::Server;
+pub use listener::{Server, ServerConfig};
 pub use program::{ProgramError, check_program};

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use vm_iommufd_wire::{Capabilities, Name, Reply, Request, VERSION, ask};
 
-use super::Server;
+use super::{Server, ServerConfig};
 use crate::{System, SystemConfig};
 
 /// A server with a thread for each connection.
 fn server() -> Arc<Server> {
-    let server = Arc::new(Server::new(System::new(SystemConfig::default())).unwrap());
+    let system = System::new(SystemConfig::default());
+    let server = Arc::new(Server::new(system, ServerConfig::default()).unwrap());
     let accepting = Arc::clone(&server);
     std::thread::spawn(move || {
         while let Ok(connection) = accepting.accept() {

@@ -202,6 +202,10 @@ pub(super) struct IommufdArguments {
     /// The preload library; beside this program if not given.
     #[arg(long, value_name = "FILE")]
     pub preload: Option<PathBuf>,
+    /// Do not grant programs CAP_SYS_RESOURCE, which lets them choose how pinned memory is
+    /// accounted; they have it only if they have it anyway.
+    #[arg(long)]
+    pub own_capabilities: bool,
     /// The program, and its arguments.
     #[arg(last = true, required = true, value_name = "PROGRAM [ARGUMENT]...")]
     pub program: Vec<OsString>,

@@ -12,7 +12,7 @@ use std::thread;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
-use vm_iommufd::server::{ProgramError, Server, ServerError, check_program};
+use vm_iommufd::server::{ProgramError, Server, ServerConfig, ServerError, check_program};
 use vm_iommufd::{System, SystemConfig};
 
 use super::arguments::IommufdArguments;
@@ -81,7 +81,11 @@ fn start(arguments: &IommufdArguments) -> Result<Child, StartError> {
     let preload = find_preload(arguments.preload.as_deref())?;
     let path = find_program(program)?;
     check_program(&path)?;
-    let server = Arc::new(Server::new(System::new(SystemConfig::default()))?);
+    let config = ServerConfig {
+        grant_sys_resource: !arguments.own_capabilities,
+    };
+    let system = System::new(SystemConfig::default());
+    let server = Arc::new(Server::new(system, config)?);
     let (name, value) = server.environment();
     let mut command = Command::new(&path);
     command
