@@ -4,18 +4,26 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::ptr;
+use std::sync::OnceLock;
 
-use super::{Backing, BackingId};
+use super::guard::Window;
+use super::{Backing, BackingId, HostRange};
 use crate::Errno;
 
 /// A memfd, a file of tmpfs or of hugetlbfs: shared by all who map it, and outlives them.
 ///
-/// It is read and written as a file, so that a truncation under a device's access is an error of
-/// that access and no signal.
+/// It is read and written as a file, so that a truncation under an access is an error of that
+/// access and no signal. In a process that guards itself ([`guard_truncation`]) it is mapped as
+/// well when it is first asked where it is; a truncation under an access there loses the file: the
+/// access is to memory that nobody else has, and every later one fails.
+///
+/// [`guard_truncation`]: super::guard_truncation
 #[derive(Debug)]
 pub struct FileBacking {
     file: File,
     id: BackingId,
+    window: OnceLock<Option<Window>>,
 }
 
 impl FileBacking {
@@ -33,7 +41,26 @@ impl FileBacking {
             device: data.dev(),
             inode: data.ino(),
         };
-        Ok(Self { file, id })
+        Ok(Self {
+            file,
+            id,
+            window: OnceLock::new(),
+        })
+    }
+
+    /// The file as it was long when it was first asked for, mapped.
+    fn window(&self) -> Option<&Window> {
+        let make = || {
+            let length = usize::try_from(self.length()?).ok()?;
+            Window::new(&self.file, length)
+        };
+        self.window.get_or_init(make).as_ref()
+    }
+
+    /// Whether the mapped file was truncated under an access.
+    fn is_lost(&self) -> bool {
+        let window = self.window.get().and_then(Option::as_ref);
+        window.is_some_and(Window::is_lost)
     }
 }
 
@@ -46,7 +73,17 @@ impl Backing for FileBacking {
         self.id
     }
 
+    fn host(&self, offset: u64, length: u64) -> Option<HostRange> {
+        let length = usize::try_from(length).ok()?;
+        let window = self.window().filter(|window| !window.is_lost())?;
+        let start = window.at(offset, length)?;
+        Some(HostRange { start, length })
+    }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        if self.is_lost() {
+            return Err(Errno::EFAULT);
+        }
         self.file
             .read_exact_at(buffer, offset)
             .map_err(|_| Errno::EFAULT)
@@ -57,12 +94,21 @@ impl Backing for FileBacking {
         let end = offset
             .checked_add(buffer.len() as u64)
             .ok_or(Errno::EFAULT)?;
-        if end > self.length().unwrap_or(0) {
+        if self.is_lost() || end > self.length().unwrap_or(0) {
             return Err(Errno::EFAULT);
         }
-        self.file
-            .write_all_at(buffer, offset)
-            .map_err(|_| Errno::EFAULT)
+        if self.file.write_all_at(buffer, offset).is_ok() {
+            return Ok(());
+        }
+        // Files of huge pages are only written where they are mapped.
+        let window = self.window().ok_or(Errno::EFAULT)?;
+        let start = window.at(offset, buffer.len()).ok_or(Errno::EFAULT)?;
+        // SAFETY: the bytes are in the window, which no reference is to.
+        unsafe { ptr::copy_nonoverlapping(buffer.as_ptr(), start.as_ptr(), buffer.len()) };
+        if window.is_lost() {
+            return Err(Errno::EFAULT);
+        }
+        Ok(())
     }
 
     fn length(&self) -> Option<u64> {

@@ -8,6 +8,7 @@
 mod backing;
 mod file;
 mod frames;
+mod guard;
 mod host;
 mod ledger;
 
@@ -15,9 +16,12 @@ pub use backing::{Backing, BackingId, HostRange, Run};
 pub use file::FileBacking;
 pub use frames::Frames;
 pub(crate) use frames::Placed;
+pub use guard::guard_truncation;
 pub use host::HostProcess;
 pub use ledger::Pins;
 pub(crate) use ledger::{Account, Ledger};
 
+#[cfg(test)]
+mod file_tests;
 #[cfg(test)]
 mod tests;

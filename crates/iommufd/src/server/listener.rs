@@ -123,10 +123,7 @@ impl Server {
                     .complain(format_args!("more than {CONNECTIONS} connections: refused"));
                 continue;
             }
-            if net::sockopt::set_socket_passcred(&socket, true).is_ok() {
-                return Ok(Connection::new(socket, Arc::clone(&self.shared)));
-            }
-            self.shared.disconnected();
+            return Ok(Connection::new(socket, Arc::clone(&self.shared)));
         }
     }
 
@@ -155,6 +152,8 @@ fn listen(server: u64) -> io::Result<OwnedFd> {
     )?;
     let name = Name { server, handle: 0 };
     net::bind(&listener, &name.address()?)?;
+    // Connections inherit it, so that not even the first message comes without its sender.
+    net::sockopt::set_socket_passcred(&listener, true)?;
     net::listen(&listener, 128)?;
     Ok(listener)
 }

@@ -12,6 +12,7 @@ use std::thread;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
+use vm_iommufd::memory::guard_truncation;
 use vm_iommufd::server::{ProgramError, Server, ServerConfig, ServerError, check_program};
 use vm_iommufd::{System, SystemConfig};
 
@@ -41,6 +42,8 @@ enum StartError {
     Program(#[from] ProgramError),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error("programs' memory files cannot be guarded")]
+    Guard(#[source] io::Error),
     #[error("{} cannot be started", .0.display())]
     Start(PathBuf, #[source] io::Error),
 }
@@ -84,6 +87,7 @@ fn start(arguments: &IommufdArguments) -> Result<Child, StartError> {
     let config = ServerConfig {
         grant_sys_resource: !arguments.own_capabilities,
     };
+    guard_truncation().map_err(StartError::Guard)?;
     let system = System::new(SystemConfig::default());
     let server = Arc::new(Server::new(system, config)?);
     let (name, value) = server.environment();
