@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Access, Iova, Pasid, RequesterId, vtd};
+use crate::{Access, Iova, Pasid, RequesterId, amd, vtd};
 
 /// A refused request: who asked for what, and why it was refused.
 ///
@@ -42,6 +42,9 @@ pub enum FaultReason {
     /// A VT-d unit refused, with the fault reason it records.
     #[error("{0}")]
     Vtd(vtd::FaultReason),
+    /// An AMD-Vi unit refused, for a reason that an event code and its flags tell.
+    #[error("{0}")]
+    Amd(amd::FaultReason),
     /// The function's Bus Master Enable bit is clear; the request never left it.
     #[error("bus mastering is disabled")]
     BusMasterDisabled,

@@ -1,0 +1,4 @@
+mod command;
+mod device_table;
+mod irte;
+mod layout;
