@@ -41,6 +41,7 @@ mod session;
 mod set;
 mod space;
 mod sync;
+pub mod unit;
 mod walk_cache;
 
 pub use acknowledge::{Acknowledgement, Awaited};

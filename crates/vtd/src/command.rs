@@ -6,6 +6,7 @@ use vm_iommu_spec::vtd::registers::{
     ContextCommand, Granularity, InvalidateAddress, IotlbInvalidate, offset,
 };
 
+use crate::context::is_doomed;
 use crate::control::{IOTLB, Pending};
 use crate::unit::Vtd;
 
@@ -18,11 +19,12 @@ impl Vtd {
             self.iotlb.invalidate_all();
         }
         if pending.interrupts {
-            self.irtes.invalidate(None);
-            self.refresh_routes();
+            self.irtes.invalidate(|_| true);
+            self.routes.refresh();
         }
         if let Some(scope) = pending.context.and_then(context_scope) {
-            self.contexts.invalidate(scope);
+            self.contexts
+                .invalidate(|owner, space| is_doomed(scope, owner, space));
         }
         if let Some(scope) = pending
             .iotlb

@@ -7,13 +7,14 @@
 
 use std::collections::VecDeque;
 
+use vm_iommu_dma::unit::lock;
 use vm_iommu_spec::vtd::registers::{QueueError, QueueErrorRecord, offset};
 use vm_iommu_spec::vtd::{self, FaultRecord};
 use vm_iommu_spec::{DmaRequest, Fault, FaultReason, Interrupt, Iova, MSI_WINDOW, MsiMessage};
 
 use crate::control::Control;
 use crate::explain::WalkStep;
-use crate::unit::{Vtd, lock};
+use crate::unit::Vtd;
 
 /// How many faults are kept for inspection.
 const KEPT: usize = 32;

@@ -1,6 +1,7 @@
 //! A unit's state as a tree for people and tools.
 
 use serde::Serialize;
+use vm_iommu_dma::unit::{CacheCounters, lock};
 use vm_iommu_dma::{IotlbCounters, WalkCacheCounters};
 use vm_iommu_spec::vtd::registers::{
     FaultStatus, GlobalBits, QueueErrorRecord, QueuePointer, offset,
@@ -8,9 +9,9 @@ use vm_iommu_spec::vtd::registers::{
 use vm_iommu_spec::vtd::{FaultReason, FaultRecord};
 use vm_iommu_spec::{DomainId, Fault, PhysAddr, RequesterId};
 
-use crate::context::{CacheCounters, ContextLookup};
+use crate::context::{ContextLookup, cached_sources};
 use crate::explain::WalkStep;
-use crate::unit::{Vtd, lock};
+use crate::unit::Vtd;
 
 /// The most requesters that an inspection lists.
 const REQUESTERS: usize = 1024;
@@ -204,7 +205,7 @@ impl Vtd {
             queue,
             requesters,
             more_requesters,
-            cached_requesters: self.contexts.sources(),
+            cached_requesters: cached_sources(&self.contexts),
             context_cache: self.contexts.counters(),
             iotlb: self.iotlb.counters(),
             walk_cache: self.walk_cache.counters(),

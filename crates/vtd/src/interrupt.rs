@@ -1,19 +1,18 @@
 //! Interrupt remapping (chapter 5).
 
-use std::sync::{Mutex, MutexGuard, Weak};
+use std::sync::Weak;
 
+use vm_iommu_dma::unit::EntryCache;
 use vm_iommu_dma::{GuestRam, InterruptRemapper, RouteSink};
 use vm_iommu_pagetable::TableMemory;
-use vm_iommu_spec::vtd::descriptor::IndexRange;
 use vm_iommu_spec::vtd::registers::{GlobalBits, InterruptTableAddress};
 use vm_iommu_spec::vtd::{self, FaultRecord, InterruptRequest, Irte};
 use vm_iommu_spec::{
     Access, Fault, FaultReason, Interrupt, Iova, MSI_WINDOW, MsiMessage, PhysAddr, RequesterId,
 };
 
-use crate::context::CacheCounters;
 use crate::explain::WalkStep;
-use crate::unit::{Vtd, lock};
+use crate::unit::Vtd;
 
 /// A refused interrupt request.
 pub(crate) struct IrRefusal {
@@ -71,9 +70,7 @@ impl InterruptRemapper for Vtd {
     }
 
     fn watch(&self, sink: Weak<dyn RouteSink>) {
-        let mut sinks = lock(&self.route_sinks);
-        sinks.retain(|sink| sink.strong_count() > 0);
-        sinks.push(sink);
+        self.routes.add(sink);
     }
 }
 
@@ -133,14 +130,6 @@ impl Vtd {
         entry.verify(requester).map_err(refused)?;
         Ok(interrupt)
     }
-
-    /// Has every holder of routes resolve them again; returns when none uses an old one.
-    pub(crate) fn refresh_routes(&self) {
-        let sinks = lock(&self.route_sinks).clone();
-        for sink in sinks.iter().filter_map(Weak::upgrade) {
-            sink.refresh();
-        }
-    }
 }
 
 fn entry_place(table: InterruptTableAddress, index: u16) -> Option<PhysAddr> {
@@ -170,93 +159,5 @@ fn load(
     Some((Some(place), Irte::from_words(low, high)))
 }
 
-/// Leave to insert what a load finds; void once an invalidation began.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct IrteToken(u64);
-
-/// The interrupt entry cache (section 6.2.4): direct-mapped, valid entries only.
-pub(crate) struct IrteCache {
-    inner: Mutex<IrteLines>,
-}
-
-#[derive(Default)]
-struct IrteLines {
-    generation: u64,
-    lines: Vec<Option<(u16, Irte)>>,
-    counters: CacheCounters,
-}
-
-impl IrteCache {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            inner: Mutex::new(IrteLines {
-                lines: vec![None; capacity],
-                ..IrteLines::default()
-            }),
-        }
-    }
-
-    pub(crate) fn token(&self) -> IrteToken {
-        IrteToken(self.inner().generation)
-    }
-
-    fn find(&self, index: u16) -> Option<Irte> {
-        let mut inner = self.inner();
-        let found = inner
-            .line(index)
-            .and_then(|line| line.filter(|(cached, _)| *cached == index));
-        match found {
-            Some(_) => inner.counters.hits += 1,
-            None => inner.counters.misses += 1,
-        }
-        found.map(|(_, entry)| entry)
-    }
-
-    fn insert(&self, token: IrteToken, index: u16, entry: Irte) {
-        let mut inner = self.inner();
-        if inner.generation != token.0 {
-            return;
-        }
-        if let Some(line) = inner.line(index) {
-            let old = line.replace((index, entry));
-            if old.is_some_and(|(cached, _)| cached != index) {
-                inner.counters.evictions += 1;
-            }
-        }
-    }
-
-    /// Drops the entries of `range`, or all.
-    pub(crate) fn invalidate(&self, range: Option<IndexRange>) {
-        let mut inner = self.inner();
-        inner.generation = inner.generation.wrapping_add(1);
-        inner.counters.invalidations += 1;
-        for line in &mut inner.lines {
-            let doomed = line.is_some_and(|(cached, _)| match range {
-                None => true,
-                Some(range) => range.contains(cached),
-            });
-            if doomed {
-                *line = None;
-            }
-        }
-    }
-
-    pub(crate) fn counters(&self) -> CacheCounters {
-        let inner = self.inner();
-        CacheCounters {
-            entries: inner.lines.iter().flatten().count() as u64,
-            ..inner.counters
-        }
-    }
-
-    fn inner(&self) -> MutexGuard<'_, IrteLines> {
-        lock(&self.inner)
-    }
-}
-
-impl IrteLines {
-    fn line(&mut self, index: u16) -> Option<&mut Option<(u16, Irte)>> {
-        let count = self.lines.len();
-        self.lines.get_mut(usize::from(index).checked_rem(count)?)
-    }
-}
+/// The interrupt entry cache (section 6.2.4), by index.
+pub(crate) type IrteCache = EntryCache<u16, Irte>;

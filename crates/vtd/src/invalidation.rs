@@ -6,8 +6,8 @@
 //! invalidated have ended, and before the interrupt routes were resolved again.
 
 use std::sync::atomic::Ordering;
-use std::sync::{MutexGuard, TryLockError};
 
+use vm_iommu_dma::unit::Progress;
 use vm_iommu_dma::{Awaited, Drain};
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::vtd::descriptor::{Descriptor, IotlbScope, Wait};
@@ -16,6 +16,7 @@ use vm_iommu_spec::vtd::registers::{
 };
 use vm_iommu_spec::{MsiMessage, RequesterId};
 
+use crate::context::is_doomed;
 use crate::control::{Control, Pending, Queue};
 use crate::unit::Vtd;
 
@@ -25,16 +26,6 @@ const BATCH: usize = 64;
 const UNANSWERED: usize = 32;
 /// How often a drain is looked at before the rest is left for later.
 const DRAIN_LOOKS: usize = 256;
-
-/// Whether a unit has work left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Progress {
-    /// Nothing is left to do.
-    Idle,
-    /// Something is left: [`Vtd::step`] is to be called again.
-    Pending,
-}
 
 /// What the thread at work keeps between turns.
 #[derive(Debug, Default)]
@@ -74,29 +65,8 @@ impl Vtd {
     /// Works until nothing is left, the batch is used up, or something is held up.
     pub(crate) fn work(&self) -> Progress {
         let mut budget = BATCH;
-        self.more_work.store(true, Ordering::SeqCst);
-        // Others may keep leaving notes; whoever works here is not to work for them forever.
-        for _ in 0..BATCH {
-            let mut runner = match self.runner.try_lock() {
-                Ok(runner) => runner,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                // Whoever is at work finds the note.
-                Err(TryLockError::WouldBlock) => return Progress::Idle,
-            };
-            self.more_work.store(false, Ordering::SeqCst);
-            let progress = self.turn(&mut runner, &mut budget);
-            self.held_up
-                .store(progress == Progress::Pending, Ordering::Relaxed);
-            drop(runner);
-            if progress == Progress::Pending {
-                return Progress::Pending;
-            }
-            if !self.more_work.load(Ordering::SeqCst) {
-                return Progress::Idle;
-            }
-        }
-        self.held_up.store(true, Ordering::Relaxed);
-        Progress::Pending
+        self.worker
+            .work(BATCH, |runner| self.turn(runner, &mut budget))
     }
 
     /// Says that the time is over for the device-TLBs that have not yet answered: the unit gives
@@ -106,7 +76,7 @@ impl Vtd {
         self.device_tlbs_expired.store(true, Ordering::SeqCst);
         let progress = self.work();
         if progress == Progress::Pending {
-            self.wake();
+            self.worker.wake();
         }
         progress
     }
@@ -127,7 +97,7 @@ impl Vtd {
         }
     }
 
-    fn turn(&self, runner: &mut MutexGuard<'_, Runner>, budget: &mut usize) -> Progress {
+    fn turn(&self, runner: &mut Runner, budget: &mut usize) -> Progress {
         self.look_at_device_tlbs(runner);
         loop {
             if let Some((_, drain)) = &mut runner.command {
@@ -166,7 +136,7 @@ impl Vtd {
                 self.iotlb.invalidate_all();
             }
             IotlbScope::Domain(domain) => {
-                for tag in self.contexts.tags_of(*domain) {
+                for (_, tag) in self.contexts.tags_of(*domain) {
                     self.iotlb.invalidate_tag(&tag);
                 }
             }
@@ -176,7 +146,7 @@ impl Vtd {
                 leaves_only,
             } => {
                 let (first, last) = (*range.start(), *range.end());
-                for tag in self.contexts.tags_of(*domain) {
+                for (_, tag) in self.contexts.tags_of(*domain) {
                     if !leaves_only {
                         self.walk_cache.invalidate_range(&tag, first, last);
                     }
@@ -282,7 +252,8 @@ impl Vtd {
     fn invalidate(&self, runner: &mut Runner, descriptor: &Descriptor) {
         match descriptor {
             Descriptor::Context(scope) => {
-                self.contexts.invalidate(*scope);
+                self.contexts
+                    .invalidate(|owner, space| is_doomed(*scope, owner, space));
                 runner.undrained = true;
             }
             Descriptor::Iotlb(scope) => {
@@ -290,7 +261,8 @@ impl Vtd {
                 runner.undrained = true;
             }
             Descriptor::InterruptEntry(range) => {
-                self.irtes.invalidate(*range);
+                self.irtes
+                    .invalidate(|index| range.is_none_or(|range| range.contains(index)));
                 runner.unrouted = true;
                 // An interrupt that a device raises within an epoch is an access in flight too.
                 runner.undrained = true;
@@ -319,7 +291,7 @@ impl Vtd {
             return Advance::Done;
         }
         if std::mem::take(&mut runner.unrouted) {
-            self.refresh_routes();
+            self.routes.refresh();
         }
         let undrained = std::mem::take(&mut runner.undrained);
         if undrained && self.config.drain {

@@ -47,21 +47,19 @@ mod interrupt;
 mod invalidation;
 mod registers;
 mod state;
-mod throttle;
 mod translate;
 mod unit;
 
 pub use config::{AddressWidths, ConfigError, Feature, VtdConfig};
-pub use context::CacheCounters;
 pub use explain::{Explanation, Outcome, WalkStep, WalkTable};
 pub use inspect::{
     InspectedContext, InspectedFault, InspectedQueue, InspectedRecord, InspectedRegister,
     InspectedRequester, Inspection,
 };
-pub use invalidation::Progress;
 pub use registers::{IgnoredAccess, Register};
 pub use state::{StateError, VtdState};
-pub use unit::{UnitInterrupts, Vtd};
+pub use unit::Vtd;
+pub use vm_iommu_dma::unit::{CacheCounters, Progress, UnitInterrupts};
 
 #[cfg(test)]
 mod tests;

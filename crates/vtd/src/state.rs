@@ -12,7 +12,7 @@ use vm_iommu_spec::vtd::registers::{
 
 use crate::control::{Control, Pending, Queue};
 use crate::invalidation::Runner;
-use crate::unit::{Vtd, lock};
+use crate::unit::Vtd;
 
 /// The version of [`VtdState`] that this crate writes.
 const VERSION: u32 = 1;
@@ -75,7 +75,7 @@ pub enum StateError {
 impl Vtd {
     /// The state of the unit. No vCPU and no device may run meanwhile.
     pub fn save(&self) -> VtdState {
-        let runner = lock(&self.runner);
+        let runner = self.worker.lock();
         let control = self.control();
         let registers = control
             .file
@@ -121,7 +121,7 @@ impl Vtd {
     /// [`StateError`]; the unit is then unchanged.
     pub fn restore(&self, state: &VtdState) -> Result<(), StateError> {
         let fresh = self.control_of(state)?;
-        let mut runner = lock(&self.runner);
+        let mut runner = self.worker.lock();
         let mut control = self.control();
         *runner = Runner::default();
         runner.silent = state.silent_device_tlb;
@@ -130,7 +130,7 @@ impl Vtd {
         drop(control);
         self.drop_caches();
         drop(runner);
-        self.wake();
+        self.worker.wake();
         Ok(())
     }
 

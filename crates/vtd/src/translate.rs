@@ -12,7 +12,7 @@ use vm_iommu_spec::{
     Access, AddressType, DmaRequest, DomainId, Fault, FaultReason, Iova, MSI_WINDOW, PhysAddr,
 };
 
-use crate::context::{ContextLookup, Owner, TagOwner};
+use crate::context::{ContextLookup, Owner};
 use crate::explain::WalkStep;
 use crate::unit::Vtd;
 
@@ -53,8 +53,8 @@ impl DmaRemapper for Vtd {
         if let Some(space) = self.contexts.find(owner) {
             return Ok(space);
         }
-        let (domain, tag_owner, binding) = match owner {
-            Owner::Bypass => (DomainId(0), TagOwner::Bypass, Binding::Bypass),
+        let (domain, pass_through, binding) = match owner {
+            Owner::Bypass => (None, false, Binding::Bypass),
             Owner::Source(source) => {
                 let lookup =
                     ContextLookup::new(&self.ram, snapshot.root, source, &self.table_rules);
@@ -62,15 +62,16 @@ impl DmaRemapper for Vtd {
                     let suppressed = lookup.fault_processing_disable();
                     self.refuse(request, reason, suppressed, WalkStep::of_lookup(&lookup))
                 })?;
-                let tag_owner = TagOwner::Domain {
-                    id: context.domain,
-                    pass_through: context.translation_type == TranslationType::PassThrough,
-                };
-                (context.domain, tag_owner, Binding::Context(context))
+                let pass_through = context.translation_type == TranslationType::PassThrough;
+                (
+                    Some(context.domain),
+                    pass_through,
+                    Binding::Context(context),
+                )
             }
         };
-        let tag = self.contexts.tag(tag_owner, &self.iotlb);
-        let space = Space::new(domain, tag, binding);
+        let tag = self.contexts.tag(domain, pass_through, &self.iotlb);
+        let space = Space::new(domain.unwrap_or(DomainId(0)), tag, binding);
         self.contexts.insert(token, owner, &space);
         Ok(space)
     }

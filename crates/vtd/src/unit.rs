@@ -2,39 +2,23 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use vm_iommu_dma::{DeviceTlb, Epochs, GuestRam, Iotlb, RouteSink, WalkCache};
+use vm_iommu_dma::unit::{Progress, RouteSinks, Throttle, UnitInterrupts, Worker, lock};
+use vm_iommu_dma::{DeviceTlb, Epochs, GuestRam, Iotlb, WalkCache};
 use vm_iommu_pagetable::SecondStage;
+use vm_iommu_spec::RequesterId;
 use vm_iommu_spec::vtd::TableRules;
 use vm_iommu_spec::vtd::descriptor::DescriptorRules;
-use vm_iommu_spec::{Interrupt, RequesterId};
 
 use crate::config::{ConfigError, VtdConfig};
 use crate::context::ContextCache;
 use crate::control::{Control, Snapshot};
 use crate::fault::FaultHistory;
 use crate::interrupt::IrteCache;
-use crate::invalidation::{Progress, Runner};
-use crate::throttle::Throttle;
+use crate::invalidation::Runner;
 use crate::translate::formats;
-
-/// Where a unit's own interrupts go: the fault event and the invalidation event. They are not
-/// remapped.
-pub trait UnitInterrupts: Send + Sync {
-    /// Delivers one interrupt. Called from vCPU threads, the worker, and device threads inside an
-    /// epoch: it must not wait for either.
-    fn deliver(&self, interrupt: Interrupt);
-}
-
-/// Discards a unit's interrupts.
-impl UnitInterrupts for () {
-    fn deliver(&self, _interrupt: Interrupt) {}
-}
-
-/// Tells the embedder that [`Vtd::step`] has work to do.
-type Waker = Arc<dyn Fn() + Send + Sync>;
 
 /// A VT-d remapping unit.
 ///
@@ -65,18 +49,12 @@ pub struct Vtd {
     pub(crate) irtes: IrteCache,
     pub(crate) faults: Mutex<FaultHistory>,
 
-    /// Held by whoever works on commands and the queue, drains and callbacks included; only ever
-    /// tried for, never waited for, by device threads and vCPUs.
-    pub(crate) runner: Mutex<Runner>,
-    /// The note for whoever holds `runner`.
-    pub(crate) more_work: AtomicBool,
-    /// Whether whoever worked last left something.
-    pub(crate) held_up: AtomicBool,
+    /// Works on commands and the queue.
+    pub(crate) worker: Worker<Runner>,
     /// Whether the embedder gave the device-TLBs up that have not answered.
     pub(crate) device_tlbs_expired: AtomicBool,
-    waker: Mutex<Option<Waker>>,
 
-    pub(crate) route_sinks: Mutex<Vec<Weak<dyn RouteSink>>>,
+    pub(crate) routes: RouteSinks,
     device_tlbs: Mutex<HashMap<u16, Weak<dyn DeviceTlb>>>,
 
     pub(crate) fault_log: Throttle,
@@ -113,12 +91,9 @@ impl Vtd {
             walk_cache: WalkCache::new(config.walk_cache),
             irtes: IrteCache::new(config.interrupt_cache),
             faults: Mutex::default(),
-            runner: Mutex::default(),
-            more_work: AtomicBool::new(false),
-            held_up: AtomicBool::new(false),
+            worker: Worker::default(),
             device_tlbs_expired: AtomicBool::new(false),
-            waker: Mutex::default(),
-            route_sinks: Mutex::default(),
+            routes: RouteSinks::default(),
             device_tlbs: Mutex::default(),
             fault_log: Throttle::default(),
             queue_log: Throttle::default(),
@@ -137,7 +112,7 @@ impl Vtd {
     ///
     /// Without a waker, reads also drive leftover work, so that a guest that polls sees it end.
     pub fn mmio_read(&self, offset: u64, data: &mut [u8]) {
-        if self.held_up.load(Ordering::Relaxed) && lock(&self.waker).is_none() {
+        if self.worker.is_held_up_unnoticed() {
             let _ = self.work();
         }
         if let Err(ignored) = self.control().file.read(offset, data) {
@@ -166,14 +141,14 @@ impl Vtd {
         self.send(consequences.fault_event);
         self.send(consequences.invalidation_event);
         if consequences.work && self.work() == Progress::Pending {
-            self.wake();
+            self.worker.wake();
         }
     }
 
     /// Returns to the reset state: registers, queue, caches and what is left to do. Nothing may
     /// use the unit meanwhile.
     pub fn reset(&self) {
-        let mut runner = lock(&self.runner);
+        let mut runner = self.worker.lock();
         *runner = Runner::default();
         let mut control = self.control();
         *control = Control::new(&self.config);
@@ -188,14 +163,14 @@ impl Vtd {
         self.contexts.invalidate_all();
         self.walk_cache.invalidate_all();
         self.iotlb.invalidate_all();
-        self.irtes.invalidate(None);
-        self.refresh_routes();
+        self.irtes.invalidate(|_| true);
+        self.routes.refresh();
     }
 
     /// Sets what is called when [`step`](Self::step) has work to do. It is called from vCPU
     /// threads and must not block; typically it signals an eventfd.
     pub fn set_waker(&self, waker: impl Fn() + Send + Sync + 'static) {
-        *lock(&self.waker) = Some(Arc::new(waker));
+        self.worker.set_waker(waker);
     }
 
     /// Makes the device-TLB of `requester` known to invalidations. A requester that is not
@@ -231,13 +206,6 @@ impl Vtd {
             .unwrap_or_else(PoisonError::into_inner) = control.snapshot;
     }
 
-    pub(crate) fn wake(&self) {
-        let waker = lock(&self.waker).clone();
-        if let Some(waker) = waker {
-            waker();
-        }
-    }
-
     fn log_ignored(&self, ignored: crate::IgnoredAccess) {
         if self.access_log.allows() {
             log::debug!("VT-d: {ignored}: ignored");
@@ -252,9 +220,4 @@ impl fmt::Debug for Vtd {
             .field("snapshot", &self.snapshot())
             .finish_non_exhaustive()
     }
-}
-
-/// Locks, also after a panic elsewhere: no state here is left half-changed by one.
-pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

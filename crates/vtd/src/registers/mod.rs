@@ -1,11 +1,10 @@
 //! The register file: what software may read and write where.
 
 mod declared;
-mod file;
 
 pub(crate) use declared::declare;
-pub(crate) use file::RegisterFile;
-pub use file::{IgnoredAccess, Register};
+pub(crate) use vm_iommu_dma::unit::RegisterFile;
+pub use vm_iommu_dma::unit::{IgnoredAccess, Register};
 
 #[cfg(test)]
 mod tests;

@@ -263,7 +263,7 @@ fn every_reserved_bit_of_a_guest_cr3_entry_is_refused_and_no_other() {
         for bit in 1..64 {
             let entry = GuestCr3Entry::from_bits(valid.into_bits() | 1 << bit);
             let cache = matches!(bit, 3 | 4);
-            let reserved = !(12..52).contains(&bit) && !(cache && level == 1);
+            let reserved = !((12..52).contains(&bit) || cache && level == 1);
             let expected = if reserved {
                 Err(FaultReason::Reserved)
             } else {

@@ -50,18 +50,18 @@ pub enum IgnoredAccess {
 
 /// A write that took place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Write {
+pub struct Write {
     /// The offset of the register.
-    pub(crate) register: u16,
+    pub register: u16,
     /// What was written to the command bits; 0 elsewhere.
-    pub(crate) command: u64,
+    pub command: u64,
     /// The bits that the access covered.
-    pub(crate) touched: u64,
+    pub touched: u64,
 }
 
 /// The registers of a unit.
 #[derive(Clone, Debug)]
-pub(crate) struct RegisterFile {
+pub struct RegisterFile {
     registers: Vec<Register>,
     values: Vec<u64>,
     /// For each 4 bytes of the window, the index of the register there.
@@ -71,7 +71,7 @@ pub(crate) struct RegisterFile {
 impl RegisterFile {
     /// The file of `registers`, none of which overlap, in a window of `size` bytes; at their
     /// reset values.
-    pub(crate) fn new(registers: Vec<Register>, size: u64) -> Self {
+    pub fn new(registers: Vec<Register>, size: u64) -> Self {
         let mut places = vec![None; (size / 4) as usize];
         for (index, register) in registers.iter().enumerate() {
             let first = usize::from(register.offset / 4);
@@ -86,12 +86,12 @@ impl RegisterFile {
     }
 
     /// The declarations.
-    pub(crate) fn registers(&self) -> &[Register] {
+    pub fn registers(&self) -> &[Register] {
         &self.registers
     }
 
     /// The value of the register that begins at `offset`; 0 if there is none.
-    pub(crate) fn get(&self, offset: u16) -> u64 {
+    pub fn get(&self, offset: u16) -> u64 {
         match self.at(u64::from(offset)) {
             Some(index) => self.values[index],
             None => 0,
@@ -99,14 +99,14 @@ impl RegisterFile {
     }
 
     /// Sets the register that begins at `offset`, past all masks.
-    pub(crate) fn set(&mut self, offset: u16, value: u64) {
+    pub fn set(&mut self, offset: u16, value: u64) {
         if let Some(index) = self.at(u64::from(offset)) {
             self.values[index] = value;
         }
     }
 
     /// Software's read of `data.len()` bytes.
-    pub(crate) fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), IgnoredAccess> {
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<(), IgnoredAccess> {
         let (index, shift) = self.locate(offset, data.len())?;
         let value = self.values[index] & !self.registers[index].command;
         let bytes = (value >> shift).to_le_bytes();
@@ -115,7 +115,7 @@ impl RegisterFile {
     }
 
     /// Software's write. A half of a register leaves the other half alone, whatever its bits do.
-    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> Result<Write, IgnoredAccess> {
+    pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<Write, IgnoredAccess> {
         let (index, shift) = self.locate(offset, data.len())?;
         let mut bytes = [0; 8];
         bytes[..data.len()].copy_from_slice(data);
