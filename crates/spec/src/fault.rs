@@ -65,6 +65,10 @@ pub enum FaultReason {
     /// An atomic access that is not naturally aligned.
     #[error("misaligned atomic access")]
     Misaligned,
+    /// Not refused, but nothing is left to deliver: the interrupt is that of a guest's virtual
+    /// APIC, and the unit raised it there, or would.
+    #[error("the interrupt is a guest's")]
+    DeliveredToGuest,
     /// The table entry kept changing while the unit tried to update it; the device may retry.
     #[error("table entry contended")]
     Contended,

@@ -32,6 +32,9 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+/// The AMD-Vi remapping unit.
+#[cfg(feature = "amdvi")]
+pub use vm_iommu_amdvi as amdvi;
 /// What stands between a device and guest memory.
 pub use vm_iommu_dma as dma;
 /// I/O page tables.

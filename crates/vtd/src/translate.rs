@@ -160,34 +160,13 @@ impl Vtd {
     ) -> Result<Page, Refusal> {
         let format = self.format_for(context, request)?;
         let (root, address) = (context.tables, request.address);
-        let (cached, token) = self.walk_cache.lookup(tag, address);
-        let outcome = self.ram.tables(|tables| match cached {
-            // No table below this one is left to be cached.
-            Some(cached) if cached.level() == 1 => {
-                let outcome = format.translate_from(tables, cached, root, address, request.access);
-                outcome.map(|page| (page, None))
-            }
-            cached => {
-                let cached = cached.unwrap_or(format.root(root));
-                let outcome = format.walk_from(tables, cached, root, address, request.access);
-                outcome.map(|walk| (walk.translation, Some((cached, walk.visited))))
-            }
-        });
-        let (page, visited) = outcome.map_err(|fault| Refusal {
-            reason: reason_of(&fault, context.levels, request.access),
-            visited: fault.visited,
-        })?;
-        if let Some((cached, visited)) = visited {
-            // What failed from the cached table was walked again from the root.
-            let begun = visited.iter().next().map(|step| step.level);
-            let start = if begun == Some(cached.level()) {
-                cached
-            } else {
-                format.root(root)
-            };
-            let positions = format.positions(start, address, &visited);
-            self.walk_cache.insert(token, address, positions);
-        }
+        let page = self
+            .walk_cache
+            .translate(&self.ram, tag, format, root, address, request.access)
+            .map_err(|fault| Refusal {
+                reason: reason_of(&fault, context.levels, request.access),
+                visited: fault.visited,
+            })?;
         if MSI_WINDOW.contains(&Iova(page.output.0)) {
             let reason = vtd::FaultReason::OutputInterruptRange;
             // What is recorded with the fault is the way from the root.

@@ -12,6 +12,10 @@ pub trait UnitInterrupts: Send + Sync {
     /// Delivers one interrupt. Called from vCPU threads, the worker, and device threads inside an
     /// epoch: it must not wait for either.
     fn deliver(&self, interrupt: Interrupt);
+
+    /// Rings the doorbell of a physical processor, by its APIC identifier: a guest that runs there
+    /// has an interrupt in its virtual APIC. Under the same rules.
+    fn doorbell(&self, _processor: u32) {}
 }
 
 /// Discards a unit's interrupts.

@@ -8,12 +8,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
-use vm_iommu_pagetable::Position;
-use vm_iommu_spec::{Iova, PhysAddr};
+use vm_iommu_pagetable::{Position, Translation, WalkFault, Walker};
+use vm_iommu_spec::{Access, Iova, PhysAddr};
 
-use crate::Tag;
 use crate::set::Key;
 use crate::sync::{AtomicU64, Ordering};
+use crate::{GuestRam, Tag};
 
 /// How large a paging-structure cache is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +126,47 @@ impl WalkCache {
         }
         count(&self.misses);
         (None, token)
+    }
+
+    /// Translates `address` for `access` with the tables at `root` from where the cache knows the
+    /// way, and caches the tables below.
+    ///
+    /// # Errors
+    /// As [`Walker::translate`]; a fault never rests on what was cached.
+    pub fn translate<F: Walker>(
+        &self,
+        ram: &GuestRam,
+        tag: &Tag,
+        format: &F,
+        root: PhysAddr,
+        address: Iova,
+        access: Access,
+    ) -> Result<Translation, WalkFault> {
+        let (cached, token) = self.lookup(tag, address);
+        let (page, visited) = ram.tables(|tables| match cached {
+            // No table below this one is left to be cached.
+            Some(cached) if cached.level() == 1 => {
+                let outcome = format.translate_from(tables, cached, root, address, access);
+                outcome.map(|page| (page, None))
+            }
+            cached => {
+                let cached = cached.unwrap_or(format.root(root));
+                let outcome = format.walk_from(tables, cached, root, address, access);
+                outcome.map(|walk| (walk.translation, Some((cached, walk.visited))))
+            }
+        })?;
+        if let Some((cached, visited)) = visited {
+            // What failed from the cached table was walked again from the root.
+            let begun = visited.iter().next().map(|step| step.level);
+            let start = if begun == Some(cached.level()) {
+                cached
+            } else {
+                format.root(root)
+            };
+            let positions = format.positions(start, address, &visited);
+            self.insert(token, address, positions);
+        }
+        Ok(page)
     }
 
     /// Caches `positions`, which a successful walk of `address` passed, unless an invalidation
