@@ -1,1 +1,18 @@
-
+mod boot;
+mod caches;
+mod commands;
+mod config;
+mod conformance;
+mod device_table;
+mod drain;
+mod events;
+mod function;
+mod guest;
+mod host;
+mod inspect;
+mod interrupts;
+mod ivrs;
+mod logs;
+mod machine;
+mod registers;
+mod state;
