@@ -103,6 +103,17 @@ impl InterruptRemapper for AmdVi {
     }
 }
 
+/// The delivery mode of a message, by which its device table entry decides. An index of more than
+/// nine bits takes the place of the mode, so that with a table of more than 512 entries all
+/// messages are fixed interrupts.
+fn delivery_mode(source: &InterruptSource, message: MsiMessage) -> DeliveryMode {
+    if source.control == InterruptControl::Remap && source.entries > 512 {
+        DeliveryMode::Fixed
+    } else {
+        DeliveryMode::from_bits((message.data >> 8) as u8)
+    }
+}
+
 fn fault_of(requester: RequesterId, message: MsiMessage, reason: FaultReason) -> Fault {
     Fault {
         requester,
@@ -156,7 +167,7 @@ impl AmdVi {
         let Some(source) = self.interrupt_source(&snapshot, device, &mut steps)? else {
             return unmapped;
         };
-        let passes = match DeliveryMode::from_bits((message.data >> 8) as u8) {
+        let passes = match delivery_mode(&source, message) {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => match source.control {
                 InterruptControl::Abort => false,
                 InterruptControl::Forward => true,
