@@ -7,7 +7,7 @@ use vm_iommu_dma::{Acknowledgement, DeviceTlb};
 use vm_iommu_spec::amd::EventCode;
 use vm_iommu_spec::amd::command::raw;
 use vm_iommu_spec::amd::registers::{Status, offset};
-use vm_iommu_spec::{Iova, Pasid, PhysAddr, RequesterId};
+use vm_iommu_spec::{Iova, Pasid, RequesterId};
 
 use super::machine::*;
 use crate::{AmdViConfig, Progress};
@@ -340,5 +340,4 @@ fn device_tlbs_without_an_answer_are_bounded() {
     tlb.held.lock().unwrap().clear();
     machine.step_until_idle();
     assert_eq!(machine.read64(offset::COMMAND_HEAD), 60 * 16);
-    assert_eq!(PhysAddr(COMMANDS).0 % 4096, 0);
 }
