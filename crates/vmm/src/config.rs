@@ -158,20 +158,13 @@ pub enum IommuConfig {
 }
 
 impl IommuConfig {
-    /// The VT-d unit's options, if there is to be one.
-    #[must_use]
-    pub fn vtd(&self) -> Option<&VtdOptions> {
-        match self {
-            Self::None => None,
-            Self::Vtd(options) => Some(options),
-        }
-    }
-
     /// Whether remapped interrupts can carry 32-bit destinations.
     #[must_use]
     pub fn extended_interrupts(&self) -> bool {
-        self.vtd()
-            .is_some_and(|options| options.intremap && options.eim)
+        match self {
+            Self::None => false,
+            Self::Vtd(options) => options.intremap && options.eim,
+        }
     }
 }
 

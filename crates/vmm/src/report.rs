@@ -7,12 +7,11 @@ use std::path::Path;
 
 use serde::Serialize;
 use vm_iommu_pci::FabricState;
-use vm_iommu_vtd::Inspection;
 
 use crate::interrupt::InterruptCounters;
 use crate::io::BusCounters;
 use crate::kvm::ExitCounters;
-use crate::machine::{Ending, Machine};
+use crate::machine::{Ending, Machine, Unit, UnitInspection};
 
 /// The account of a run. It serializes to JSON; durations are in milliseconds.
 #[derive(Debug, Serialize)]
@@ -35,9 +34,9 @@ pub struct Report {
     pub groups: Vec<Vec<String>>,
     /// The PCI segment as it stood at the end.
     pub fabric: FabricState,
-    /// The VT-d unit as it stood at the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub vtd: Option<Inspection>,
+    /// The remapping unit as it stood at the end, under the name of its kind.
+    #[serde(flatten)]
+    pub unit: Option<UnitInspection>,
 }
 
 impl Report {
@@ -56,7 +55,7 @@ impl Report {
             bus: machine.bus().counters(),
             groups: machine.isolation_groups(),
             fabric: machine.fabric().inspect(),
-            vtd: machine.vtd().map(|unit| unit.inspect()),
+            unit: machine.unit().map(Unit::inspect),
         }
     }
 

@@ -20,7 +20,6 @@ pub use failure::{DemoError, Failure};
 pub use story::StoryError;
 
 use std::io::Write;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,7 +32,7 @@ use self::telling::Telling;
 use crate::config::{DeviceConfig, EduConfig, IommuConfig, MachineConfig, MemorySize, VtdOptions};
 use crate::io::Console;
 use crate::kvm::KvmError;
-use crate::machine::{Ending, Machine, StopSwitch};
+use crate::machine::{Ending, Machine, StopSwitch, Unit};
 
 /// How the demo is to be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +62,9 @@ const GLANCE: Duration = Duration::from_millis(1);
 pub fn run(options: DemoOptions, output: &mut dyn Write) -> Result<Option<Failure>, DemoError> {
     let start = Instant::now();
     let machine = Machine::new(machine_config()?, Console::writer(std::io::sink()))?;
-    let unit = Arc::clone(machine.vtd().ok_or(DemoError::Missing("VT-d unit"))?);
+    let Some(Unit::Vtd(unit)) = machine.unit().cloned() else {
+        return Err(DemoError::Missing("VT-d unit"));
+    };
     let story = Story::new(&|address, width| look(&machine, address, width))?;
     let ram = machine.vm().ram().clone();
     let image = Image::load(&ram, story.placement, story.program.iter().copied())?;

@@ -6,10 +6,10 @@ use vm_iommu_devices::{Edu, EduConfig, IoThread, QueueEvents, VirtioBlk};
 use vm_iommu_dma::{DmaPort, Epochs, GuestRam, Upstream};
 use vm_iommu_pci::{BusId, DevFn, Fabric, FunctionId, PciFunction};
 use vm_iommu_virtio::VirtioPci;
-use vm_iommu_vtd::Vtd;
 
 use super::MachineError;
-use crate::config::{self, DeviceConfig, MachineConfig, VirtioBlkConfig};
+use super::unit::RemappingUnit;
+use crate::config::{self, DeviceConfig, IommuConfig, MachineConfig, VirtioBlkConfig};
 use crate::interrupt::{Messages, MsiRouter};
 
 /// The most threads that serve one device's queues: beyond, they only take processors from the
@@ -28,7 +28,7 @@ impl Upstreams {
         ram: &GuestRam,
         epochs: &Arc<Epochs>,
         router: &Arc<MsiRouter>,
-        unit: Option<&Arc<Vtd>>,
+        unit: Option<&Arc<dyn RemappingUnit>>,
     ) -> Self {
         let output: Arc<GuestRam> = Arc::new(ram.clone());
         let direct = Upstream {
@@ -69,7 +69,7 @@ pub(super) fn add(
     config: &MachineConfig,
     upstreams: &Upstreams,
 ) -> Result<Devices, MachineError> {
-    let has_unit = config.iommu.vtd().is_some();
+    let has_unit = config.iommu != IommuConfig::None;
     let mut threads = Vec::new();
     let mut behind = Vec::new();
     for (number, device) in (1..).zip(&config.devices) {

@@ -1,7 +1,8 @@
 //! What firmware and boot loader do: tables, the kernel, and the boot CPU's first state.
 
 use super::devices::Served;
-use super::{Machine, MachineError, unit};
+use super::unit::{self, Scope};
+use super::{Machine, MachineError};
 use crate::acpi::{self, AcpiConfig};
 use crate::boot::{self, BOOT_MSRS};
 use crate::loader;
@@ -16,7 +17,7 @@ impl Machine {
         let memory = &self.vm.ram().memory();
         let acpi = AcpiConfig {
             cpus: self.config.cpus,
-            extra: self.dmar().into_iter().collect(),
+            extra: self.unit_table().into_iter().collect(),
         };
         let rsdp = acpi::write_tables(memory, &acpi)?;
         let entry = loader::load(memory, kernel, rsdp)?;
@@ -32,8 +33,8 @@ impl Machine {
         Ok(())
     }
 
-    /// The DMAR table, if there is a unit.
-    fn dmar(&self) -> Option<Vec<u8>> {
+    /// The table that tells of the unit, if there is one.
+    fn unit_table(&self) -> Option<Vec<u8>> {
         let unit = self.unit.as_ref()?;
         let served: Option<Vec<_>> = match &self.served {
             Served::Some(ids) => {
@@ -42,7 +43,10 @@ impl Machine {
             }
             Served::All | Served::Nobody => None,
         };
-        let ioapic = unit::ioapic_source(self.config.iommu.vtd());
-        Some(unit::table(unit, ioapic, served.as_deref()))
+        let scope = Scope {
+            ioapic: unit::ioapic_source(&self.config.iommu),
+            served: served.as_deref(),
+        };
+        Some(unit.remapping().table(&scope))
     }
 }

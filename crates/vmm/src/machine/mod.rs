@@ -18,13 +18,13 @@ pub use error::MachineError;
 pub use run::Outcome;
 pub(crate) use times::Milliseconds;
 use times::Times;
+pub use unit::{Unit, UnitInspection};
 
 use std::sync::Arc;
 
 use vm_iommu_devices::IoThread;
 use vm_iommu_dma::Epochs;
 use vm_iommu_pci::{AcsBasis, Fabric, FunctionId};
-use vm_iommu_vtd::Vtd;
 
 use crate::config::MachineConfig;
 use crate::interrupt::{IoApic, LocalApics, MsiRouter};
@@ -49,7 +49,7 @@ pub struct Machine {
     ioapic: Arc<IoApic>,
     router: Arc<MsiRouter>,
     fabric: Arc<Fabric>,
-    unit: Option<Arc<Vtd>>,
+    unit: Option<Unit>,
     served: Served,
     /// Device threads end before the unit's worker, which they may wait for.
     _device_threads: Vec<IoThread>,
@@ -72,20 +72,15 @@ impl Machine {
         let vcpus = processors::make(&vm, &config)?;
         let apics = LocalApics::new(Arc::clone(&vm));
         let router = MsiRouter::new(Arc::clone(&vm), Arc::clone(&apics))?;
-        let ioapic = IoApic::new(
-            unit::ioapic_source(config.iommu.vtd()),
-            Arc::clone(&router) as _,
-        );
+        let ioapic = IoApic::new(unit::ioapic_source(&config.iommu), Arc::clone(&router) as _);
 
         let epochs = Arc::new(Epochs::default());
-        let unit = match config.iommu.vtd() {
-            Some(options) => Some(unit::make(options, vm.ram(), &epochs, apics)?),
-            None => None,
-        };
-        if let Some(unit) = &unit {
-            router.set_remapper(Arc::clone(unit) as _);
+        let unit = Unit::make(&config.iommu, vm.ram(), &epochs, apics)?;
+        let remapping = unit.as_ref().map(Unit::remapping);
+        if let Some(remapping) = &remapping {
+            router.set_remapper(Arc::clone(remapping) as _);
         }
-        let upstreams = Upstreams::new(vm.ram(), &epochs, &router, unit.as_ref());
+        let upstreams = Upstreams::new(vm.ram(), &epochs, &router, remapping.as_ref());
         let fabric = segment::make(upstreams.direct.clone(), &ioapic)?;
         let Devices { served, threads } = devices::add(&fabric, &config, &upstreams)?;
         fabric.assign()?;
@@ -110,12 +105,13 @@ impl Machine {
         )?;
         bus.memory(layout::IOAPIC, 0x1000, Arc::clone(&ioapic) as _)?;
         segment::connect(&mut bus, &fabric)?;
-        if let Some(unit) = &unit {
-            let registers = Arc::new(unit::Registers(Arc::clone(unit)));
-            bus.memory(layout::VTD, unit.config().register_window(), registers)?;
+        if let Some(remapping) = &remapping {
+            let (start, len) = remapping.registers();
+            let registers = Arc::new(unit::Registers(Arc::clone(remapping)));
+            bus.memory(start, len, registers)?;
         }
 
-        let worker = unit.as_ref().map(unit::Worker::start).transpose()?;
+        let worker = remapping.map(unit::Worker::start).transpose()?;
         let mut machine = Self {
             config,
             times,
@@ -168,8 +164,8 @@ impl Machine {
         &self.fabric
     }
 
-    /// The VT-d unit, if there is one.
-    pub fn vtd(&self) -> Option<&Arc<Vtd>> {
+    /// The remapping unit, if there is one.
+    pub fn unit(&self) -> Option<&Unit> {
         self.unit.as_ref()
     }
 

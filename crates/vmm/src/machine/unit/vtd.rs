@@ -1,0 +1,100 @@
+//! The VT-d unit.
+
+use std::sync::Arc;
+
+use vm_iommu_dma::{Epochs, GuestRam, IotlbConfig, WalkCacheConfig};
+use vm_iommu_spec::PhysAddr;
+use vm_iommu_vtd::dmar::{Dmar, Drhd, Scope as DeviceScope};
+use vm_iommu_vtd::{Progress, UnitInterrupts, Vtd, VtdConfig};
+
+use super::{PHYSICAL_BITS, RemappingUnit, Scope};
+use crate::config::VtdOptions;
+use crate::layout;
+use crate::machine::MachineError;
+
+/// The unit that `options` describe.
+pub(super) fn make(
+    options: &VtdOptions,
+    ram: &GuestRam,
+    epochs: &Arc<Epochs>,
+    interrupts: Arc<dyn UnitInterrupts>,
+) -> Result<Arc<Vtd>, MachineError> {
+    let mut config = VtdConfig {
+        host_address_width: PHYSICAL_BITS,
+        caching_mode: options.caching_mode,
+        pass_through: options.pass_through,
+        interrupt_remapping: options.intremap,
+        extended_interrupt_mode: options.intremap && options.eim,
+        fault_records: options.fault_records,
+        drain: options.drain,
+        ..VtdConfig::with_address_width(options.address_width)?
+    };
+    if !options.drain {
+        log::warn!("drain=off: the unit enforces nothing; for measuring only");
+    }
+    if !options.caches {
+        config.iotlb = IotlbConfig { sets: 0 };
+        config.walk_cache = WalkCacheConfig { sets: 0 };
+        config.context_cache = 0;
+        config.interrupt_cache = 0;
+    }
+    Ok(Vtd::new(
+        config,
+        ram.clone(),
+        Arc::clone(epochs),
+        interrupts,
+    )?)
+}
+
+impl RemappingUnit for Vtd {
+    fn kind(&self) -> &'static str {
+        "vtd"
+    }
+
+    fn registers(&self) -> (u64, u64) {
+        (layout::VTD, self.config().register_window())
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.mmio_read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.mmio_write(offset, data);
+    }
+
+    fn step(&self) -> bool {
+        self.step() == Progress::Pending
+    }
+
+    fn set_waker(&self, waker: Box<dyn Fn() + Send + Sync>) {
+        self.set_waker(waker);
+    }
+
+    /// The DMAR table.
+    fn table(&self, scope: &Scope<'_>) -> Vec<u8> {
+        let config = self.config();
+        let ioapic = DeviceScope::IoApic {
+            id: layout::IOAPIC_ID,
+            requester: scope.ioapic,
+        };
+        let functions = scope.served.unwrap_or_default().iter();
+        let scopes = functions
+            .map(|requester| DeviceScope::Endpoint(*requester))
+            .chain([ioapic])
+            .collect();
+        Dmar {
+            host_address_width: config.host_address_width,
+            interrupt_remapping: config.interrupt_remapping,
+            units: vec![Drhd {
+                registers: PhysAddr(layout::VTD),
+                register_window: config.register_window(),
+                segment: config.segment,
+                include_all: scope.served.is_none(),
+                scopes,
+            }],
+            ..Dmar::default()
+        }
+        .to_bytes()
+    }
+}
