@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 mod amd_v1;
+mod amd_vi;
 mod nested;
 mod page_walk;
 mod second_stage;
@@ -14,6 +15,10 @@ mod vtd_legacy;
 mod x86_64;
 
 pub use amd_v1::AmdV1;
+pub use amd_vi::{
+    AmdViCapabilities, AmdViInterrupt, AmdViRefusal, AmdViRegisters, amd_vi_interrupt,
+    amd_vi_request,
+};
 pub use nested::{NestedRefusal, Stage, nested};
 pub use page_walk::{Access, Entry, Memory, Refusal, Translation, Why};
 pub use second_stage::SecondStage;

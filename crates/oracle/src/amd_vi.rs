@@ -1,0 +1,445 @@
+//! AMD-Vi: what a unit makes of a request of a device, by 48882 sections 2.2.2 (device table),
+//! 2.2.6.3 (guest CR3 tables), 2.2.5 (interrupt remapping) and 2.5 (events).
+
+use crate::amd_v1::AmdV1;
+use crate::nested::nested;
+use crate::page_walk::{Access, Memory, Refusal, Why, bit, bits};
+use crate::x86_64::X86_64;
+
+/// ILLEGAL_DEV_TABLE_ENTRY.
+const ILLEGAL_ENTRY: u8 = 1;
+/// IO_PAGE_FAULT.
+const PAGE_FAULT: u8 = 2;
+/// DEV_TAB_HARDWARE_ERROR.
+const DEVICE_TABLE_ERROR: u8 = 3;
+/// PAGE_TAB_HARDWARE_ERROR.
+const PAGE_TABLE_ERROR: u8 = 4;
+
+/// The capabilities that matter to a request.
+#[derive(Clone, Copy, Debug)]
+pub struct AmdViCapabilities {
+    /// The width of physical addresses.
+    pub physical_address_width: u32,
+    /// HATS: the most levels of host tables, 4 to 6; 0 if there are none.
+    pub host_levels: u32,
+    /// GTSup.
+    pub guest_translation: bool,
+    /// GATS: the most levels of guest tables, 4 or 5.
+    pub guest_levels: u32,
+    /// GLXSup: the most levels of the guest CR3 table, 1 to 3.
+    pub guest_cr3_levels: u32,
+    /// GIOSup.
+    pub guest_io: bool,
+    /// HASup.
+    pub host_accessed: bool,
+    /// HDSup.
+    pub host_dirty: bool,
+    /// EPHSup.
+    pub enhanced_page_requests: bool,
+    /// The number of entries that an interrupt remapping table may have, as a power of two.
+    pub interrupt_table_length: u32,
+}
+
+/// The registers that matter to a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AmdViRegisters {
+    /// IOMMU Control Register.
+    pub control: u64,
+    /// Device Table Base Address Register, and those of segments 1 to 7.
+    pub device_tables: [u64; 8],
+}
+
+/// A refused request: the event that reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AmdViRefusal {
+    /// The event code.
+    pub code: u8,
+    /// RZ: a reserved bit is set, as opposed to an illegal encoding.
+    pub reserved_bit: bool,
+    /// PR: what refused was present.
+    pub present: bool,
+    /// PE: permission is missing.
+    pub permission: bool,
+}
+
+impl AmdViRefusal {
+    const fn of(code: u8) -> Self {
+        Self {
+            code,
+            reserved_bit: false,
+            present: false,
+            permission: false,
+        }
+    }
+
+    const fn reserved(self) -> Self {
+        Self {
+            reserved_bit: true,
+            ..self
+        }
+    }
+
+    const fn present(self) -> Self {
+        Self {
+            present: true,
+            ..self
+        }
+    }
+
+    const fn permission(self) -> Self {
+        Self {
+            permission: true,
+            ..self
+        }
+    }
+}
+
+/// An interrupt as the processors receive it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AmdViInterrupt {
+    /// The destination.
+    pub destination: u32,
+    /// Logical destination mode.
+    pub logical: bool,
+    /// The delivery mode.
+    pub delivery_mode: u8,
+    /// The vector.
+    pub vector: u8,
+    /// Level-triggered.
+    pub level: bool,
+}
+
+/// What becomes of an untranslated request of `source` to `address`, outside the special address
+/// ranges: the output address, or why it is refused.
+///
+/// # Errors
+/// [`AmdViRefusal`].
+pub fn amd_vi_request(
+    capabilities: &AmdViCapabilities,
+    registers: &AmdViRegisters,
+    memory: &mut dyn Memory,
+    source: u16,
+    pasid: Option<u32>,
+    address: u64,
+    access: Access,
+) -> Result<u64, AmdViRefusal> {
+    // 1. While the unit is disabled (IommuEn), requests pass.
+    if !bit(registers.control, 0) {
+        return Ok(address);
+    }
+    // 2. The device's entry of 256 bits is read; requests of devices without one are refused.
+    let entry = device_table_entry(registers, memory, source)?;
+    // 3. V clear: the request passes.
+    if !bit(entry[0], 0) {
+        return Ok(address);
+    }
+    // 4. Reserved bits have to be clear.
+    let illegal = AmdViRefusal::of(ILLEGAL_ENTRY);
+    let mut reserved = vec![(0, 2..=6), (0, 63..=63), (1, 42..=42), (3, 0..=53)];
+    if !capabilities.host_accessed {
+        reserved.push((0, 7..=7));
+    }
+    if !capabilities.host_dirty {
+        reserved.push((0, 8..=8));
+    }
+    if !capabilities.enhanced_page_requests {
+        reserved.push((0, 52..=53));
+    }
+    if !capabilities.guest_io {
+        reserved.push((0, 54..=54));
+    }
+    if !capabilities.guest_translation {
+        reserved.extend([(0, 55..=60), (1, 16..=31), (1, 43..=63)]);
+    }
+    for (word, positions) in reserved {
+        for position in positions {
+            if bit(entry[word], position) {
+                return Err(illegal.reserved());
+            }
+        }
+    }
+    // 5. So do reserved encodings: IoCtl 3, HAD 2, and, if GV is set, more levels of guest CR3
+    //    tables or guest tables than there are.
+    let guest_valid = bit(entry[0], 55);
+    let cr3_levels = bits(entry[0], 57, 56) as u32 + 1;
+    let guest_levels = bits(entry[2], 55, 54) as u32 + 4;
+    if bits(entry[1], 36, 35) == 3 || bits(entry[0], 8, 7) == 2 {
+        return Err(illegal);
+    }
+    if guest_valid
+        && (cr3_levels > capabilities.guest_cr3_levels || guest_levels > capabilities.guest_levels)
+    {
+        return Err(illegal);
+    }
+    // 6. Mode: more levels of host tables than there are is a page fault.
+    let fault = AmdViRefusal::of(PAGE_FAULT);
+    let mode = bits(entry[0], 11, 9) as u32;
+    if mode > capabilities.host_levels {
+        return Err(fault.present());
+    }
+    // 7. TV clear: nothing is translated, and nothing passes.
+    if !bit(entry[0], 1) {
+        return Err(fault);
+    }
+    // 8. IR and IW are the topmost permissions.
+    if access.write && !bit(entry[0], 62) || access.read && !bit(entry[0], 61) {
+        return Err(fault.present().permission());
+    }
+    let host = (mode != 0).then_some((
+        AmdV1 {
+            mode,
+            physical_address_width: capabilities.physical_address_width,
+            accessed_enable: bit(entry[0], 7),
+            dirty_enable: bit(entry[0], 8),
+        },
+        bits(entry[0], 51, 12) * 4096,
+    ));
+    // 9. Requests with PASID, and with GIoV those without, as of PASID 0, go through guest
+    //    tables.
+    let pasid = match pasid {
+        Some(_) if !guest_valid => return Err(fault),
+        Some(pasid) => Some(pasid),
+        None => (guest_valid && bit(entry[0], 54)).then_some(0),
+    };
+    let Some(pasid) = pasid else {
+        return match host {
+            None => Ok(address),
+            Some((tables, root)) => tables
+                .translate(memory, root, address, access)
+                .map(|translation| translation.output)
+                .map_err(refusal_of),
+        };
+    };
+    // 10. The guest CR3 table: levels of nine bits of the PASID each, the third of two. Its
+    //     addresses are guest physical ones if GCR3TRPMode says so.
+    let width = match cr3_levels {
+        1 => 9,
+        2 => 18,
+        _ => 20,
+    };
+    if pasid >= 2_u32.pow(width) {
+        return Err(fault);
+    }
+    let guest_physical = bit(registers.control, 58);
+    let mut table = bits(entry[0], 60, 58) * 2_u64.pow(12)
+        + bits(entry[1], 31, 16) * 2_u64.pow(15)
+        + bits(entry[1], 63, 43) * 2_u64.pow(31);
+    for level in (1..=cr3_levels).rev() {
+        let index = match level {
+            1 => bits(pasid.into(), 8, 0),
+            2 => bits(pasid.into(), 17, 9),
+            _ => bits(pasid.into(), 19, 18),
+        };
+        let mut place = table + index * 8;
+        if let (true, Some((tables, root))) = (guest_physical, &host) {
+            let read = Access {
+                read: true,
+                ..Access::default()
+            };
+            place = tables
+                .translate(memory, *root, place, read)
+                .map_err(refusal_of)?
+                .output;
+        }
+        let word = memory
+            .read(place)
+            .ok_or(AmdViRefusal::of(PAGE_TABLE_ERROR))?;
+        if !bit(word, 0) {
+            return Err(fault);
+        }
+        // Bits 4:3 are cache controls at the lowest level.
+        let lowest_reserved = if level == 1 { 5 } else { 3 };
+        if bits(word, 2, 1) != 0 || bits(word, 11, lowest_reserved) != 0 || bits(word, 63, 52) != 0
+        {
+            return Err(fault.present().reserved());
+        }
+        table = bits(word, 51, 12) * 4096;
+    }
+    // 11. The guest tables, whose addresses the host tables translate, if there are any. Guest
+    //     tables always have their flags set.
+    let tables = X86_64 {
+        levels: guest_levels,
+        host_address_width: capabilities.physical_address_width,
+        pages_1g: true,
+        execute_disable: true,
+        supervisor_enable: true,
+        write_protect_enable: true,
+        accessed_dirty_enable: true,
+        extended_accessed_enable: false,
+    };
+    match host {
+        None => tables
+            .translate(memory, table, address, access)
+            .map(|translation| translation.output)
+            .map_err(refusal_of),
+        Some((host, root)) => nested(
+            memory,
+            &tables,
+            &|memory, address, access| host.translate(memory, root, address, access),
+            table,
+            address,
+            access,
+        )
+        .map(|(_, translation)| translation.output)
+        .map_err(|refused| refusal_of(refused.refusal)),
+    }
+}
+
+/// What becomes of the interrupt request of `source` with the lower half of the address, and the
+/// data.
+///
+/// # Errors
+/// [`AmdViRefusal`].
+pub fn amd_vi_interrupt(
+    capabilities: &AmdViCapabilities,
+    registers: &AmdViRegisters,
+    memory: &mut dyn Memory,
+    source: u16,
+    address: u32,
+    data: u32,
+) -> Result<AmdViInterrupt, AmdViRefusal> {
+    let (address, data) = (u64::from(address), u64::from(data));
+    let unmapped = AmdViInterrupt {
+        destination: bits(address, 19, 12) as u32,
+        logical: bit(address, 2),
+        delivery_mode: bits(data, 10, 8) as u8,
+        vector: bits(data, 7, 0) as u8,
+        level: bit(data, 15),
+    };
+    // 1. While the unit is disabled, interrupts pass.
+    if !bit(registers.control, 0) {
+        return Ok(unmapped);
+    }
+    // 2. The device's entry; IV clear: they pass.
+    let entry = device_table_entry(registers, memory, source)?;
+    let word = entry[2];
+    if !bit(word, 0) {
+        return Ok(unmapped);
+    }
+    // 3. Reserved bits and encodings have to be clear.
+    let illegal = AmdViRefusal::of(ILLEGAL_ENTRY);
+    if bits(word, 53, 52) != 0 || bit(word, 59) {
+        return Err(illegal.reserved());
+    }
+    let control = bits(word, 61, 60);
+    let length = bits(word, 4, 1) as u32;
+    if control == 3 || control == 2 && length > capabilities.interrupt_table_length {
+        return Err(illegal);
+    }
+    // 4. What is neither fixed nor arbitrated passes as the entry says.
+    let blocked = AmdViRefusal::of(PAGE_FAULT).permission();
+    let passes = match unmapped.delivery_mode {
+        0 | 1 => None,
+        4 => Some(bit(word, 58)),
+        5 => Some(bit(word, 56)),
+        7 => Some(bit(word, 57)),
+        _ => return Err(blocked),
+    };
+    match (passes, control) {
+        (Some(true), _) | (None, 1) => return Ok(unmapped),
+        (Some(false), _) | (None, 0) => return Err(blocked),
+        _ => {}
+    }
+    // 5. Bits 10:0 of the data select an entry, which has 128 bits with GAEn, else 32.
+    let fault = AmdViRefusal::of(PAGE_FAULT);
+    let index = bits(data, 10, 0);
+    if index >= 2_u64.pow(length) {
+        return Err(fault);
+    }
+    let table = bits(word, 51, 6) * 64;
+    let unreadable = AmdViRefusal::of(PAGE_TABLE_ERROR);
+    let wide = bit(registers.control, 17);
+    let (low, high) = if wide {
+        let low = memory.read(table + index * 16).ok_or(unreadable)?;
+        (low, memory.read(table + index * 16 + 8).ok_or(unreadable)?)
+    } else {
+        let pair = memory.read(table + index / 2 * 8).ok_or(unreadable)?;
+        let low = if bit(index, 0) {
+            bits(pair, 63, 32)
+        } else {
+            bits(pair, 31, 0)
+        };
+        (low, 0)
+    };
+    // 6. RemapEn clear: it is not remapped, and does not pass.
+    if !bit(low, 0) {
+        return Err(fault);
+    }
+    // 7. Reserved bits have to be clear, and the type fixed or arbitrated. Without XTEn
+    //    destinations have 8 bits.
+    let extended = bit(registers.control, 50);
+    let reserved = if wide {
+        bit(low, 7)
+            || bits(low, 63, 32) != 0
+            || bits(high, 55, 8) != 0
+            || !extended && (bits(low, 31, 16) != 0 || bits(high, 63, 56) != 0)
+    } else {
+        bit(low, 7) || bits(low, 31, 24) != 0
+    };
+    if reserved {
+        return Err(fault.present().reserved());
+    }
+    if bits(low, 4, 2) > 1 {
+        return Err(fault.present());
+    }
+    // 8. The entry says what the processors receive.
+    Ok(AmdViInterrupt {
+        destination: if wide {
+            (bits(low, 31, 8) + bits(high, 63, 56) * 2_u64.pow(24)) as u32
+        } else {
+            bits(low, 15, 8) as u32
+        },
+        logical: bit(low, 6),
+        delivery_mode: bits(low, 4, 2) as u8,
+        vector: if wide {
+            bits(high, 7, 0)
+        } else {
+            bits(low, 23, 16)
+        } as u8,
+        level: bit(low, 5),
+    })
+}
+
+/// The four words of a device's entry, the lowest first.
+fn device_table_entry(
+    registers: &AmdViRegisters,
+    memory: &mut dyn Memory,
+    source: u16,
+) -> Result<[u64; 4], AmdViRefusal> {
+    // 1. DevTblSegEn: the upper bits of the identifier select one of 2^n tables, the lower ones
+    //    an entry of 32 bytes.
+    let segments = bits(registers.control, 36, 34) as u32;
+    let per_segment = 65536 / 2_u64.pow(segments.min(3));
+    let segment = u64::from(source) / per_segment;
+    let index = u64::from(source) % per_segment;
+    let base = registers
+        .device_tables
+        .get(segment as usize)
+        .copied()
+        .unwrap_or_default();
+    // 2. A table has Size + 1 pages of 4 KiB.
+    if index >= (bits(base, 8, 0) + 1) * 4096 / 32 {
+        return Err(AmdViRefusal::of(PAGE_FAULT));
+    }
+    let place = bits(base, 51, 12) * 4096 + index * 32;
+    let mut word = |number: u64| {
+        memory
+            .read(place + number * 8)
+            .ok_or(AmdViRefusal::of(DEVICE_TABLE_ERROR))
+    };
+    Ok([word(0)?, word(1)?, word(2)?, word(3)?])
+}
+
+/// The event for a refusal of page tables.
+fn refusal_of(refusal: Refusal) -> AmdViRefusal {
+    let fault = AmdViRefusal::of(PAGE_FAULT);
+    match refusal.why {
+        Why::NoMemory => AmdViRefusal::of(PAGE_TABLE_ERROR),
+        Why::ReservedBit(_) => fault.present().reserved(),
+        Why::NextLevel(_) | Why::PageSize(_) | Why::SkippedBits => fault.present(),
+        Why::NoRead | Why::NoWrite | Why::NoExecute | Why::NoUser | Why::NoSupervisor => {
+            fault.present().permission()
+        }
+        Why::TooWide | Why::NotCanonical | Why::NotPresent => fault,
+    }
+}
