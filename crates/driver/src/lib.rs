@@ -80,6 +80,7 @@
 
 extern crate alloc;
 
+pub mod amdvi;
 mod bus;
 pub mod iommu;
 mod pages;

@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use vm_iommu_pagetable::TableMemory;
+use vm_iommu_pagetable::{TableMemory, TablePages};
 use vm_iommu_spec::PhysAddr;
 
 /// Size of a page in bytes: what tables and queues are made of.
@@ -18,6 +18,61 @@ pub trait Pages {
     /// Takes back what [`allocate`](Self::allocate) gave for this `order`. No unit reads or
     /// writes it any more.
     fn free(&mut self, start: PhysAddr, order: u8);
+}
+
+/// The order of an allocation that holds `bytes`.
+pub(crate) fn order_of(bytes: u64) -> u8 {
+    bytes
+        .div_ceil(PAGE_SIZE)
+        .next_power_of_two()
+        .trailing_zeros() as u8
+}
+
+/// Single pages, as the editor of tables takes them.
+pub(crate) struct Tables<'a, P>(pub(crate) &'a mut P);
+
+impl<P: Pages> TablePages for Tables<'_, P> {
+    fn allocate_table(&mut self) -> Option<PhysAddr> {
+        self.0.allocate(0)
+    }
+
+    fn free_table(&mut self, table: PhysAddr) {
+        self.0.free(table, 0);
+    }
+}
+
+/// Pages that go back if not all could be had.
+pub(crate) struct Reserved<'a, P: Pages> {
+    pages: &'a mut P,
+    taken: Vec<(PhysAddr, u8)>,
+}
+
+impl<'a, P: Pages> Reserved<'a, P> {
+    pub(crate) fn new(pages: &'a mut P) -> Self {
+        Self {
+            pages,
+            taken: Vec::new(),
+        }
+    }
+
+    pub(crate) fn take(&mut self, order: u8) -> Option<PhysAddr> {
+        let start = self.pages.allocate(order)?;
+        self.taken.push((start, order));
+        Some(start)
+    }
+
+    /// All could be had.
+    pub(crate) fn keep(mut self) {
+        self.taken.clear();
+    }
+}
+
+impl<P: Pages> Drop for Reserved<'_, P> {
+    fn drop(&mut self) {
+        for (start, order) in self.taken.drain(..) {
+            self.pages.free(start, order);
+        }
+    }
 }
 
 /// Pages from one range of memory: each size is cut from its start and kept for its like when it

@@ -4,13 +4,14 @@ use core::mem;
 
 use vm_iommu_pagetable::{
     AttributeFlags, EditError, EditFailure, Editor, Invalidation, Levels, Mapping, SecondStage,
-    SecondStageConfig, TableMemory, TablePages, Walk, WalkFault, Walker,
+    SecondStageConfig, TableMemory, Walk, WalkFault, Walker,
 };
 use vm_iommu_spec::vtd::{ContextEntry, TranslationType};
 use vm_iommu_spec::{Access, DomainId, Iova, PhysAddr};
 
 use super::queue::Descriptor;
 use super::{Error, Feature, Unit, context};
+use crate::pages::Tables;
 use crate::{Pages, RegisterBus};
 
 /// What a domain does with requests.
@@ -41,19 +42,6 @@ impl Domain {
                 context::entry(TranslationType::PassThrough, PhysAddr(0), widest, id)
             }
         }
-    }
-}
-
-/// Single pages, as the editor of tables takes them.
-struct Tables<'a, P>(&'a mut P);
-
-impl<P: Pages> TablePages for Tables<'_, P> {
-    fn allocate_table(&mut self) -> Option<PhysAddr> {
-        self.0.allocate(0)
-    }
-
-    fn free_table(&mut self, table: PhysAddr) {
-        self.0.free(table, 0);
     }
 }
 

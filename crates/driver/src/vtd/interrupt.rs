@@ -10,8 +10,8 @@ use vm_iommu_spec::vtd::{Irte, RemappableAddress};
 use vm_iommu_spec::{DestinationMode, Interrupt, MsiMessage, PhysAddr, RequesterId, TriggerMode};
 
 use super::queue::Descriptor;
-use super::unit::order_of;
 use super::{Error, Feature, Unit};
+use crate::pages::order_of;
 use crate::{Pages, RegisterBus};
 
 /// Size of an entry in bytes.

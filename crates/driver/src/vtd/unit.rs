@@ -1,7 +1,6 @@
 //! Bringing a unit up and down.
 
 use alloc::collections::BTreeMap;
-use alloc::vec::Vec;
 
 use vm_iommu_pagetable::{Invalidation, TableMemory};
 use vm_iommu_spec::vtd::registers::{
@@ -15,7 +14,8 @@ use super::interrupt::InterruptTable;
 use super::link::Link;
 use super::queue::{Descriptor, Queue};
 use super::{Error, Feature, InterruptSetup, Wait};
-use crate::{PAGE_SIZE, Pages, RegisterBus, SpinBudget, Until};
+use crate::pages::Reserved;
+use crate::{Pages, RegisterBus, SpinBudget, Until};
 
 /// How a unit is to be set up.
 #[derive(Clone, Copy, Debug)]
@@ -76,28 +76,6 @@ pub struct Unit<B, M, P> {
     pub(super) interrupts: Option<InterruptTable>,
 }
 
-/// Pages that go back if not all could be had.
-struct Reserved<'a, P: Pages> {
-    pages: &'a mut P,
-    taken: Vec<(PhysAddr, u8)>,
-}
-
-impl<P: Pages> Reserved<'_, P> {
-    fn take(&mut self, order: u8) -> Result<PhysAddr, Error> {
-        let start = self.pages.allocate(order).ok_or(Error::OutOfMemory)?;
-        self.taken.push((start, order));
-        Ok(start)
-    }
-}
-
-impl<P: Pages> Drop for Reserved<'_, P> {
-    fn drop(&mut self) {
-        for (start, order) in self.taken.drain(..) {
-            self.pages.free(start, order);
-        }
-    }
-}
-
 impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     /// Finds out what the unit can do, turns off what it was found with, and gives it its queue,
     /// interrupt remapping table and root table, in the order that kernels do. Interrupts are
@@ -116,22 +94,19 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         let version = Version::from_bits(bus.read32(offset::VER));
         check(extended, setup)?;
 
-        let mut reserved = Reserved {
-            pages: &mut pages,
-            taken: Vec::new(),
-        };
-        let queue = reserved.take(setup.queue_size)?;
-        let status = reserved.take(0)?;
-        let root = reserved.take(0)?;
+        let mut reserved = Reserved::new(&mut pages);
+        let mut take = |order| reserved.take(order).ok_or(Error::OutOfMemory);
+        let queue = take(setup.queue_size)?;
+        let status = take(0)?;
+        let root = take(0)?;
         let interrupts = match setup.interrupts {
             None => None,
             Some(setup) => {
-                let start = reserved.take(InterruptTable::order(setup))?;
+                let start = take(InterruptTable::order(setup))?;
                 Some(InterruptTable::new(start, setup))
             }
         };
-        reserved.taken.clear();
-        drop(reserved);
+        reserved.keep();
 
         let mut unit = Self {
             link: Link::new(bus, memory, setup.budget),
@@ -339,12 +314,4 @@ fn check(extended: ExtendedCapability, setup: &Setup) -> Result<(), Error> {
         Some((given, most)) => Err(Error::Size { given, most }),
         None => Ok(()),
     }
-}
-
-/// The order of an allocation that holds `bytes`.
-pub(super) fn order_of(bytes: u64) -> u8 {
-    bytes
-        .div_ceil(PAGE_SIZE)
-        .next_power_of_two()
-        .trailing_zeros() as u8
 }
