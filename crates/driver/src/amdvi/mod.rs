@@ -18,3 +18,6 @@ pub use error::{Error, Feature, Wait};
 pub use event::Events;
 pub use interrupt::{InterruptIndex, InterruptSetup};
 pub use unit::{Setup, Unit};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+mod attach;
+mod bench;
+mod events;
+mod interrupts;
+mod mappings;
+mod start;
