@@ -24,7 +24,8 @@ pub struct BootArgs {
     /// given more than once; each is booted in turn.
     #[arg(long, value_name = "SERIES|PATH", default_value = "6.1")]
     kernel: Vec<Choice>,
-    /// The unit in front of the disk: vtd, vtd with options such as vtd,aw=39,eim=off, or none.
+    /// The unit in front of the disk: vtd or amdvi, with options such as vtd,aw=39,eim=off, or
+    /// none.
     #[arg(long, value_name = "UNIT", default_value = "vtd")]
     iommu: String,
     /// The number of processors. May be given more than once.
@@ -249,10 +250,11 @@ pub fn program_name(vmm: Vmm) -> &'static str {
 
 /// The words that every test guest boots with.
 pub fn base_cmdline(mode: &str, iommu: &str) -> String {
-    let unit = if iommu == "none" {
-        ""
-    } else {
+    // AMD's driver needs no word.
+    let unit = if iommu.starts_with("vtd") {
         " intel_iommu=on"
+    } else {
+        ""
     };
     format!(
         "console=ttyS0 panic=-1{unit} vmi.mode={mode} vmi.region={} vmi.write_base={}",

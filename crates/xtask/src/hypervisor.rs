@@ -25,7 +25,7 @@ const NEEDS_XSAVE: &[&str] = &[
 pub enum Vmm {
     /// Ours.
     VmIommu,
-    /// QEMU with its intel-iommu, to compare with.
+    /// QEMU with its intel-iommu or amd-iommu, to compare with.
     Qemu,
 }
 
@@ -61,7 +61,7 @@ pub struct Machine {
     pub cpus: u32,
     /// The size of its memory, such as `1G`.
     pub memory: String,
-    /// The unit: `vtd`, `vtd,OPTIONS` or `none`.
+    /// The unit: `vtd` or `amdvi`, with options or without, or `none`.
     pub iommu: String,
     /// The raw disk image.
     pub disk: String,
@@ -77,9 +77,29 @@ impl Machine {
         self.iommu != "none"
     }
 
+    /// The kind of the unit: the first word of [`iommu`](Self::iommu).
+    pub fn unit(&self) -> &str {
+        self.iommu.split(',').next().unwrap_or_default()
+    }
+
+    /// Whether the unit has this option.
+    pub fn has_option(&self, option: &str) -> bool {
+        self.iommu.split(',').skip(1).any(|other| other == option)
+    }
+
+    /// Whether the kernel's command line has this word.
+    pub fn has_word(&self, word: &str) -> bool {
+        self.cmdline.split_whitespace().any(|other| other == word)
+    }
+
     /// Whether the machine's unit remaps interrupts.
     pub fn remaps_interrupts(&self) -> bool {
-        self.has_iommu() && !self.iommu.split(',').any(|option| option == "intremap=off")
+        self.has_iommu() && !self.has_option("intremap=off")
+    }
+
+    /// Whether the guest is told to let devices past the unit's tables.
+    pub fn passes_through(&self) -> bool {
+        self.has_word("iommu=pt") || self.has_word("iommu.passthrough=1")
     }
 
     /// The number of the disk's queues: one for each processor, as far as the image has room.
@@ -167,11 +187,18 @@ impl Machine {
     }
 }
 
-/// QEMU's words for `vtd[,aw=BITS,eim=on|off,intremap=on|off,caching-mode=on|off]`.
+/// QEMU's words for `vtd[,aw=BITS,eim=on|off,intremap=on|off,caching-mode=on|off]`, and for
+/// `amdvi` with options of QEMU's own.
 fn qemu_unit(iommu: &str) -> Result<String> {
     let mut options = iommu.split(',');
-    if options.next() != Some("vtd") {
-        bail!("with --vmm qemu, --iommu is vtd or none, not {iommu}");
+    match options.next() {
+        Some("vtd") => {}
+        Some("amdvi") => {
+            let mut device = String::from("amd-iommu,intremap=on");
+            options.for_each(|option| device.push_str(&format!(",{option}")));
+            return Ok(device);
+        }
+        _ => bail!("with --vmm qemu, --iommu is vtd, amdvi or none, not {iommu}"),
     }
     let mut device = String::from("intel-iommu");
     if !iommu.contains("intremap=") {

@@ -198,6 +198,98 @@ fn a_guest_without_a_unit_must_not_have_one() {
     assert_eq!(failed, ["no unit", "interrupts arrive"]);
 }
 
+/// The same report as AMD's driver makes it.
+fn amd_report() -> Vec<(&'static str, String)> {
+    let mut lines = report();
+    lines.retain(|(key, _)| !matches!(*key, "dmesg" | "edu_fault"));
+    let more = [
+        (
+            "dmesg",
+            "[    0.2] pci 0000:00:00.2: AMD-Vi: Found IOMMU cap 0x40",
+        ),
+        (
+            "dmesg",
+            "[    0.2] AMD-Vi: Extended features (0x1, 0x0): GT",
+        ),
+        ("dmesg", "[    0.2] AMD-Vi: Interrupt remapping enabled"),
+        (
+            "pci",
+            "0000:00:00.2 0x1022 0x1419 0x080600 group=none type=none",
+        ),
+        (
+            "edu_fault",
+            "[ 3.1] pci 0000:00:02.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x2 address=0x123000 flags=0x0]",
+        ),
+    ];
+    lines.extend(more.map(|(key, value)| (key, value.to_owned())));
+    lines
+}
+
+/// What fails on a machine with this unit and these words on the command line.
+fn failures_with(
+    iommu: &str,
+    cmdline: &str,
+    lines: &[(&'static str, String)],
+) -> Vec<&'static str> {
+    let (_dir, path) = image();
+    let machine = Machine {
+        iommu: iommu.to_owned(),
+        cmdline: cmdline.to_owned(),
+        ..machine()
+    };
+    judge(&machine, &result(lines), &path, None)
+        .into_iter()
+        .filter(|check| !check.passed)
+        .map(|check| check.name)
+        .collect()
+}
+
+#[test]
+fn amds_driver_has_words_of_its_own() {
+    let lines = amd_report();
+    assert_eq!(failures_with("amdvi", "", &lines), Vec::<&str>::new());
+    for part in ["Found IOMMU", "Interrupt remapping", "IO_PAGE_FAULT"] {
+        let mut lines = amd_report();
+        lines.retain(|(_, value)| !value.contains(part));
+        assert_eq!(failures_with("amdvi", "", &lines).len(), 1, "{part}");
+    }
+    assert_eq!(
+        failures_with("none", "", &lines),
+        ["no unit", "interrupts arrive"]
+    );
+    let v2 = "amd_iommu=pgtbl_v2";
+    assert_eq!(
+        failures_with("amdvi", v2, &lines),
+        ["unit found, translation on"]
+    );
+}
+
+#[test]
+fn the_disks_domain_is_of_the_type_that_was_asked_for() {
+    const TRANSLATES: &str = "the disk's domain translates";
+    for (iommu, cmdline, kind, failed) in [
+        ("amdvi", "", "DMA-FQ", vec![]),
+        // Forced to be strict.
+        ("amdvi", "", "DMA", vec![TRANSLATES]),
+        ("amdvi", "iommu.strict=1", "DMA", vec![]),
+        ("amdvi", "iommu.strict=1", "DMA-FQ", vec![TRANSLATES]),
+        ("amdvi,np-cache=on", "", "DMA", vec![]),
+        (
+            "amdvi",
+            "iommu=pt",
+            "DMA-FQ",
+            vec!["the disk passes through", "edu passes through"],
+        ),
+    ] {
+        let lines: Vec<_> = amd_report()
+            .into_iter()
+            .map(|(key, value)| (key, value.replace("DMA-FQ", kind)))
+            .collect();
+        let found = failures_with(iommu, cmdline, &lines);
+        assert_eq!(found, failed, "{iommu} {cmdline} {kind}");
+    }
+}
+
 #[test]
 fn a_vmm_that_never_reached_user_space_fails() {
     let failed = failures(&[], None);

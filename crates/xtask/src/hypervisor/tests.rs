@@ -35,7 +35,12 @@ fn unit_options_become_qemus() {
         text.contains("intel-iommu,intremap=on,aw-bits=39,eim=off"),
         "{text}"
     );
-    assert!(machine("amdvi").arguments(Vmm::Qemu, Place::Box).is_err());
+    let text = line("amdvi,dma-remap=on", Vmm::Qemu, Place::Box);
+    assert!(
+        text.contains("amd-iommu,intremap=on,dma-remap=on"),
+        "{text}"
+    );
+    assert!(machine("smmu").arguments(Vmm::Qemu, Place::Box).is_err());
     assert!(machine("vtd,x").arguments(Vmm::Qemu, Place::Box).is_err());
 }
 
