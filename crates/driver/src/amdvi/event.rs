@@ -48,6 +48,10 @@ impl EventLog {
         self.restart(link);
     }
 
+    pub(super) fn base(&self) -> PhysAddr {
+        self.base
+    }
+
     fn restart<B: RegisterBus, M: TableMemory>(&mut self, link: &mut Link<B, M>) {
         link.reset_ring(offset::EVENT_HEAD, offset::EVENT_TAIL);
         self.head = 0;
@@ -63,8 +67,13 @@ impl EventLog {
         &mut self,
         link: &mut Link<B, M>,
     ) -> Result<Events, Error> {
-        let overflow = Status::from_bits_retain(u64::from(link.bus.read32(offset::STATUS)))
-            .contains(Status::EVENT_OVERFLOW);
+        let status = Status::from_bits_retain(u64::from(link.bus.read32(offset::STATUS)));
+        let overflow = status.contains(Status::EVENT_OVERFLOW);
+        if status.contains(Status::EVENT_INTERRUPT) {
+            // Before the look at the log: what is logged after it raises another interrupt.
+            link.bus
+                .write32(offset::STATUS, Status::EVENT_INTERRUPT.bits() as u32);
+        }
         let mut events = Events {
             entries: Vec::new(),
             overflow,

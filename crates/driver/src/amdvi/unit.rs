@@ -184,6 +184,11 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         self.device_table
     }
 
+    /// Where the event log is.
+    pub fn event_log(&self) -> PhysAddr {
+        self.events.base()
+    }
+
     /// How the unit's registers are reached.
     pub fn bus(&self) -> &B {
         &self.link.bus

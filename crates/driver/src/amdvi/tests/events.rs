@@ -36,6 +36,21 @@ fn events_are_taken_in_order_and_around_the_end_of_the_log() {
 }
 
 #[test]
+fn the_announcement_of_an_event_is_cleared_before_the_log_is_read() {
+    let bench = Bench::new();
+    let mut unit = bench.start();
+    bench.log(entry(0x1000));
+    bench.status.set(Status::EVENT_INTERRUPT);
+    assert_eq!(unit.take_events().unwrap().entries.len(), 1);
+    let expected = [
+        Event::Write(offset::STATUS, 2),
+        Event::Write(offset::EVENT_HEAD, 0x10),
+    ];
+    assert_eq!(bench.events(), expected);
+    assert_eq!(bench.status.get(), Status::empty());
+}
+
+#[test]
 fn a_log_that_overflowed_is_started_again() {
     let bench = Bench::new();
     let mut unit = bench.start();
