@@ -4,6 +4,7 @@
 //! Every part parses from the text of its option (`--iommu vtd,aw=48`), so that a test, a
 //! program that embeds the machine, and the command line say the same thing the same way.
 
+mod amdvi;
 mod error;
 mod options;
 mod parse;
@@ -12,6 +13,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+pub use amdvi::AmdViOptions;
 pub use error::ConfigError;
 
 use crate::layout;
@@ -44,6 +46,16 @@ impl MachineConfig {
     /// The most devices: the device numbers of one bus, less the host bridge.
     pub const MAX_DEVICES: usize = 31;
 
+    /// The device numbers that devices get on the root bus, in order: all but those of the host
+    /// bridge, and of the system management bus controller that comes with an AMD-Vi unit.
+    pub fn device_numbers(&self) -> impl Iterator<Item = u8> + use<> {
+        let taken = match self.iommu {
+            IommuConfig::AmdVi(_) => Some(layout::SMBUS_DEVICE),
+            IommuConfig::None | IommuConfig::Vtd(_) => None,
+        };
+        (1..=Self::MAX_DEVICES as u8).filter(move |number| Some(*number) != taken)
+    }
+
     /// Checks what no single option can: that the parts fit together.
     ///
     /// # Errors
@@ -62,10 +74,11 @@ impl MachineConfig {
                 most: Self::MAX_CPUS_WITHOUT_EIM,
             });
         }
-        if self.devices.len() > Self::MAX_DEVICES {
+        let most = self.device_numbers().count();
+        if self.devices.len() > most {
             return Err(ConfigError::TooManyDevices {
                 given: self.devices.len(),
-                most: Self::MAX_DEVICES,
+                most,
             });
         }
         Ok(())
@@ -147,7 +160,8 @@ impl MemorySize {
     }
 }
 
-/// Which remapping unit the machine has: `none` or `vtd[,OPTION=VALUE]…`.
+/// Which remapping unit the machine has: `none`, `vtd[,OPTION=VALUE]…` or
+/// `amdvi[,OPTION=VALUE]…`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IommuConfig {
@@ -155,6 +169,8 @@ pub enum IommuConfig {
     None,
     /// An Intel VT-d unit in front of every device that does not opt out.
     Vtd(VtdOptions),
+    /// An AMD-Vi unit in front of every device that does not opt out.
+    AmdVi(AmdViOptions),
 }
 
 impl IommuConfig {
@@ -164,6 +180,7 @@ impl IommuConfig {
         match self {
             Self::None => false,
             Self::Vtd(options) => options.intremap && options.eim,
+            Self::AmdVi(options) => options.extended_interrupts(),
         }
     }
 }

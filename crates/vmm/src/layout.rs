@@ -25,6 +25,14 @@ pub const IOAPIC_ID: u8 = 0;
 pub const IOAPIC_SOURCE_ID: u16 = 0xff00;
 /// The VT-d unit's registers, 4 KiB.
 pub const VTD: u64 = 0xfed9_0000;
+/// The AMD-Vi unit's registers, 16 KiB.
+pub const AMDVI: u64 = 0xfed8_0000;
+/// Where the AMD-Vi unit's own function is on the root bus: 00:00.2, beside the host bridge, as
+/// in real machines.
+pub const AMDVI_FUNCTION: u8 = 2;
+/// The device number of the system management bus controller on the root bus, from which the
+/// I/O APIC's interrupts come if there is an AMD-Vi unit.
+pub const SMBUS_DEVICE: u8 = 0x14;
 /// Local APIC registers.
 pub const LAPIC: u64 = 0xfee0_0000;
 /// Three pages that KVM uses on Intel hosts.

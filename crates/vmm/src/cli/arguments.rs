@@ -15,8 +15,9 @@ Examples:
   Is KVM here, and what runs where?
     vm-iommu doctor
 
-  See the unit at work:
+  See a unit at work:
     vm-iommu demo
+    vm-iommu demo --iommu amdvi
 
   A Linux guest with its disk behind the unit:
     vm-iommu run --kernel vmlinuz --initrd initrd.img --cmdline 'console=ttyS0 panic=-1' \\
@@ -107,7 +108,7 @@ pub(super) struct RunArguments {
         allow_hyphen_values = true
     )]
     pub cmdline: String,
-    /// Number of CPUs; more than 255 need a unit with eim=on.
+    /// Number of CPUs; more than 255 need a unit with eim=on or xt=on.
     #[arg(
         long,
         value_name = "N",
@@ -118,7 +119,7 @@ pub(super) struct RunArguments {
     /// Guest RAM: a number of MiB, or one with K, M or G.
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     pub memory: MemorySize,
-    /// The remapping unit: "vtd" with options, or "none".
+    /// The remapping unit: "vtd" or "amdvi" with options, or "none".
     ///
     /// Options of vtd, with their defaults:
     ///   aw=48              widest second-stage address: 39, 48 or 57 bits
@@ -130,6 +131,22 @@ pub(super) struct RunArguments {
     ///   drain=on           off: enforces nothing, for benches: an invalidation waits for nobody
     ///   fault-records=8    number of fault recording registers, 1 to 256
     ///   ioapic-source=0xff00   source id of the I/O APIC's interrupts: bus, device, function
+    ///
+    /// Options of amdvi, with their defaults:
+    ///   hats=6             most levels of host (v1) tables: 4, 5 or 6; or none
+    ///   had=on             host tables with accessed and dirty flags; off if hats=none
+    ///   gt=on              guest (v2) tables
+    ///   gats=5             most levels of guest tables: 4 or 5
+    ///   pasid-bits=16      width of PASIDs: 1 to 20; Linux stops at more than 16
+    ///   ga=on              interrupt remapping entries of 128 bits, else of 32
+    ///   xt=on              interrupts with 32-bit destinations (x2APIC); off if ga=off
+    ///   irt=2048           most entries of an interrupt remapping table: 512 or 2048
+    ///   ia=on              a command that invalidates everything
+    ///   np-cache=off       the guest invalidates entries that become present, too
+    ///   ats=off            devices may have translation caches and issue page requests
+    ///   segments=8         most segments of the device table: 1, 2, 4 or 8
+    ///   caches=on          whether the unit keeps translations
+    ///   ivhd=40            newest type of the ACPI table's blocks: 10, 11 or 40
     #[arg(
         long,
         value_name = "UNIT[,OPTION=VALUE]...",
@@ -185,6 +202,9 @@ impl RunArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArguments {
+    /// The remapping unit that the guest programs: "vtd" or "amdvi", with options as for run.
+    #[arg(long, value_name = "UNIT[,OPTION=VALUE]...", default_value = "vtd")]
+    pub iommu: IommuConfig,
     /// Print one JSON object, for programs.
     #[arg(long)]
     pub json: bool,

@@ -11,6 +11,7 @@ use crate::one_line::one_line;
 /// Runs the demo, which tells its story, a failure included, to standard output.
 pub(super) fn demo(arguments: &DemoArguments) -> ExitCode {
     let options = DemoOptions {
+        iommu: arguments.iommu,
         json: arguments.json,
         ..DemoOptions::default()
     };

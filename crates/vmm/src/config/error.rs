@@ -106,7 +106,7 @@ pub enum ConfigError {
     },
     /// More CPUs than interrupts can name.
     #[error(
-        "{given} CPUs need interrupts with 32-bit destinations; give at most {most}, or --iommu vtd,eim=on"
+        "{given} CPUs need interrupts with 32-bit destinations; give at most {most}, or --iommu vtd,eim=on or amdvi,xt=on"
     )]
     CpusNeedEim {
         /// How many were asked for.

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use super::options::{Options, split_head};
 use super::{
-    ConfigError, DeviceConfig, EduConfig, FeatureChange, IommuConfig, MemorySize, Module,
-    VirtioBlkConfig, VtdOptions,
+    AmdViOptions, ConfigError, DeviceConfig, EduConfig, FeatureChange, IommuConfig, MemorySize,
+    Module, VirtioBlkConfig, VtdOptions,
 };
 
 impl FromStr for MemorySize {
@@ -54,10 +54,11 @@ impl FromStr for IommuConfig {
         match kind.as_str() {
             "none" => Options::new("the machine without a unit", words, &[]).map(|_| Self::None),
             "vtd" => vtd(words).map(Self::Vtd),
+            "amdvi" => AmdViOptions::parse(words).map(Self::AmdVi),
             _ => Err(ConfigError::UnknownKind {
                 what: "remapping unit",
                 name: kind,
-                known: &["vtd", "none"],
+                known: &["vtd", "amdvi", "none"],
             }),
         }
     }

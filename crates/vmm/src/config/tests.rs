@@ -59,8 +59,9 @@ fn memory_takes_units_and_keeps_to_its_bounds() {
 }
 
 #[test]
-fn a_unit_is_none_or_vtd_with_its_options() {
+fn a_unit_is_none_or_vtd_or_amdvi_with_its_options() {
     let default = VtdOptions::default();
+    let amdvi = AmdViOptions::default();
     for (text, expected) in [
         ("none", Ok(IommuConfig::None)),
         ("vtd", Ok(IommuConfig::Vtd(default))),
@@ -92,11 +93,56 @@ fn a_unit_is_none_or_vtd_with_its_options() {
         ),
         (
             "smmu",
-            Err("no remapping unit is called \"smmu\"; there are: vtd, none"),
+            Err("no remapping unit is called \"smmu\"; there are: vtd, amdvi, none"),
         ),
         (
             "",
-            Err("no remapping unit is called \"\"; there are: vtd, none"),
+            Err("no remapping unit is called \"\"; there are: vtd, amdvi, none"),
+        ),
+        ("amdvi", Ok(IommuConfig::AmdVi(amdvi))),
+        (
+            "amdvi,hats=5,had=off,gats=4,pasid-bits=8,xt=off,irt=512,ia=off,np-cache=on,ats=on,segments=1,caches=off,ivhd=11",
+            Ok(IommuConfig::AmdVi(AmdViOptions {
+                host_levels: Some(5),
+                host_flags: false,
+                guest_levels: 4,
+                pasid_bits: 8,
+                x2apic: false,
+                interrupt_entries: 512,
+                invalidate_all: false,
+                np_cache: true,
+                ats: true,
+                segments: 1,
+                caches: false,
+                block: 0x11,
+                ..amdvi
+            })),
+        ),
+        (
+            "amdvi,hats=none,ga=off",
+            Ok(IommuConfig::AmdVi(AmdViOptions {
+                host_levels: None,
+                host_flags: false,
+                guest_apic: false,
+                x2apic: false,
+                ..amdvi
+            })),
+        ),
+        (
+            "amdvi,hats=none,gt=off",
+            Err("amdvi: gt=off is not usable; gt is on when hats=none"),
+        ),
+        (
+            "amdvi,hats=7",
+            Err("amdvi: hats=7 is not usable; hats is 4, 5, 6 or none"),
+        ),
+        (
+            "amdvi,ga=off,xt=on",
+            Err("amdvi: xt=on is not usable; xt is off when ga=off"),
+        ),
+        (
+            "amdvi,ivhd=12",
+            Err("amdvi: ivhd=12 is not usable; ivhd is 10, 11 or 40"),
         ),
         (
             "vtd,aw=47",
@@ -253,8 +299,15 @@ fn parts_must_fit_together() {
     assert!(matches!(cpus(0, "vtd"), Err(ConfigError::Cpus { .. })));
     assert!(matches!(cpus(1025, "vtd"), Err(ConfigError::Cpus { .. })));
     assert_eq!(cpus(1024, "vtd"), Ok(()));
+    assert_eq!(cpus(1024, "amdvi"), Ok(()));
     assert_eq!(cpus(255, "none"), Ok(()));
-    for iommu in ["none", "vtd,eim=off", "vtd,intremap=off"] {
+    for iommu in [
+        "none",
+        "vtd,eim=off",
+        "vtd,intremap=off",
+        "amdvi,xt=off",
+        "amdvi,ivhd=10",
+    ] {
         assert!(matches!(
             cpus(256, iommu),
             Err(ConfigError::CpusNeedEim { given: 256, .. })
@@ -271,11 +324,21 @@ fn parts_must_fit_together() {
             most: 31
         })
     ));
+    let beside_smbus = MachineConfig {
+        iommu: "amdvi".parse().unwrap(),
+        ..crowded
+    };
+    let numbers: Vec<u8> = beside_smbus.device_numbers().collect();
+    assert_eq!((numbers.len(), numbers[18], numbers[19]), (30, 0x13, 0x15));
+    assert!(matches!(
+        beside_smbus.validate(),
+        Err(ConfigError::TooManyDevices { most: 30, .. })
+    ));
 }
 
 proptest! {
     #[test]
-    fn no_text_makes_a_parser_panic(text in "\\PC{0,40}|(vtd|none|edu|virtio-blk)(,[a-z-]{0,8}=?[0-9a-fx,]{0,8}){0,4}") {
+    fn no_text_makes_a_parser_panic(text in "\\PC{0,40}|(vtd|amdvi|none|edu|virtio-blk)(,[a-z-]{0,8}=?[0-9a-fx,]{0,8}){0,4}") {
         let _ = parse::<MemorySize>(&text);
         let _ = parse::<Module>(&text);
         let _ = parse::<IommuConfig>(&text);

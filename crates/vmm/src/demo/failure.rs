@@ -27,7 +27,7 @@ pub enum DemoError {
     /// The program does not fit into the guest.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The machine has no unit or no processor.
+    /// The machine has no processor.
     #[error("the machine has no {0}")]
     Missing(&'static str),
     /// What the demo has to say cannot be written.
@@ -143,8 +143,11 @@ struct Place(u64);
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = layout::VTD..layout::VTD + 0x1000;
-        if unit.contains(&self.0) {
+        let units = [
+            layout::VTD..layout::VTD + 0x1000,
+            layout::AMDVI..layout::AMDVI + 0x4000,
+        ];
+        if let Some(unit) = units.iter().find(|unit| unit.contains(&self.0)) {
             write!(f, "the unit's register {:#x}", self.0 - unit.start)
         } else if layout::ECAM.contains(&self.0) {
             write!(f, "config space {:#x}", self.0 - layout::ECAM.start())

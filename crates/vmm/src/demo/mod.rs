@@ -23,20 +23,20 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vm_iommu_vtd::Vtd;
-
 use self::engine::{Image, State, Width};
 use self::facts::Facts;
 use self::story::{MEMORY, Step, Story};
 use self::telling::Telling;
-use crate::config::{DeviceConfig, EduConfig, IommuConfig, MachineConfig, MemorySize, VtdOptions};
+use crate::config::{DeviceConfig, EduConfig, IommuConfig, MachineConfig, MemorySize};
 use crate::io::Console;
 use crate::kvm::KvmError;
-use crate::machine::{Ending, Machine, StopSwitch, Unit};
+use crate::machine::{Ending, Machine, StopSwitch};
 
 /// How the demo is to be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DemoOptions {
+    /// The unit.
+    pub iommu: IommuConfig,
     /// One JSON object instead of lines for a person.
     pub json: bool,
     /// How long the guest may take.
@@ -46,6 +46,7 @@ pub struct DemoOptions {
 impl Default for DemoOptions {
     fn default() -> Self {
         Self {
+            iommu: IommuConfig::default(),
             json: false,
             limit: Duration::from_secs(20),
         }
@@ -61,11 +62,12 @@ const GLANCE: Duration = Duration::from_millis(1);
 /// [`DemoError`] if it cannot be run here.
 pub fn run(options: DemoOptions, output: &mut dyn Write) -> Result<Option<Failure>, DemoError> {
     let start = Instant::now();
-    let machine = Machine::new(machine_config()?, Console::writer(std::io::sink()))?;
-    let Some(Unit::Vtd(unit)) = machine.unit().cloned() else {
-        return Err(DemoError::Missing("VT-d unit"));
-    };
-    let story = Story::new(&|address, width| look(&machine, address, width))?;
+    let config = machine_config(options.iommu)?;
+    let machine = Machine::new(config, Console::writer(std::io::sink()))?;
+    let unit = machine.unit().cloned().ok_or(StoryError::NoUnit)?;
+    let story = Story::new(&options.iommu, &|address, width| {
+        look(&machine, address, width)
+    })?;
     let ram = machine.vm().ram().clone();
     let image = Image::load(&ram, story.placement, story.program.iter().copied())?;
     let cpu = machine.boot_cpu().ok_or(DemoError::Missing("processor"))?;
@@ -74,7 +76,7 @@ pub fn run(options: DemoOptions, output: &mut dyn Write) -> Result<Option<Failur
     cpu.set_registers(&story.placement.registers(), &system)?;
 
     let mut telling = Telling::new(output, options.json);
-    telling.begin()?;
+    telling.begin(unit.name())?;
     let stop = machine.stop_switch().clone();
     let runner = thread::Builder::new()
         .name("machine".to_owned())
@@ -97,7 +99,7 @@ pub fn run(options: DemoOptions, output: &mut dyn Write) -> Result<Option<Failur
     let outcome = runner.join().map_err(|_| DemoError::Panicked)??;
     let state = image.state()?;
     let failure = if state == State::Finished && remaining.peek().is_none() {
-        telling.tell("walk", &walk(&unit, &story))?;
+        telling.tell("walk", &Facts::of_walk(&unit, &story))?;
         None
     } else {
         Some(Failure::new(&story, state, &outcome.ending, options.limit))
@@ -106,10 +108,10 @@ pub fn run(options: DemoOptions, output: &mut dyn Write) -> Result<Option<Failur
     Ok(failure)
 }
 
-fn machine_config() -> Result<MachineConfig, DemoError> {
+fn machine_config(iommu: IommuConfig) -> Result<MachineConfig, DemoError> {
     Ok(MachineConfig {
         memory: MemorySize::from_bytes(MEMORY).map_err(crate::machine::MachineError::from)?,
-        iommu: IommuConfig::Vtd(VtdOptions::default()),
+        iommu,
         devices: vec![DeviceConfig::Edu(EduConfig {
             iommu: true,
             dma_mask: (1 << 48) - 1,
@@ -130,9 +132,4 @@ fn stop_if_late(stop: &StopSwitch, deadline: Instant) {
     if Instant::now() > deadline {
         stop.stop(Ending::Interrupted);
     }
-}
-
-fn walk(unit: &Vtd, story: &Story) -> Facts {
-    let request = &story.refused;
-    Facts::of_walk(&unit.explain(request.requester, request.pasid, request.address))
 }

@@ -79,6 +79,18 @@ impl Recorder {
         self.look(width, address, until, SPINS)
     }
 
+    /// Loads the word at guest physical `address`, which a unit has written: it must be `value`,
+    /// and the driver, too, sees it there from now on.
+    pub fn find(&self, address: PhysAddr, value: u64) -> Loaded {
+        let until = Until {
+            mask: u64::MAX,
+            expected: value,
+        };
+        let loaded = self.expect(Width::Quad, address.0, until);
+        self.recording().words.insert(address.0, value);
+        loaded
+    }
+
     /// The program so far.
     pub fn program(&self) -> Vec<Operation> {
         self.recording().program.clone()

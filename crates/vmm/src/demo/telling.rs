@@ -44,13 +44,13 @@ impl<'a> Telling<'a> {
     }
 
     /// Says what is about to happen.
-    pub fn begin(&mut self) -> io::Result<()> {
+    pub fn begin(&mut self, unit: &str) -> io::Result<()> {
         if self.json {
             return Ok(());
         }
         writeln!(
             self.output,
-            "A bare-metal guest drives the emulated VT-d unit in front of an edu device:"
+            "A bare-metal guest drives the emulated {unit} unit in front of an edu device:"
         )?;
         self.output.flush()
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use kvm_bindings::kvm_msi;
+use vm_iommu_dma::unit::UnitInterrupts;
 use vm_iommu_spec::Interrupt;
-use vm_iommu_vtd::UnitInterrupts;
 
 use crate::kvm::Vm;
 use crate::throttle::Throttle;

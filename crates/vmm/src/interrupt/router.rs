@@ -10,7 +10,7 @@ use serde::Serialize;
 use vm_iommu_dma::{InterruptRemapper, MsiSink, MsiVector, RouteSink};
 use vm_iommu_spec::{Fault, Interrupt, MsiMessage, RequesterId};
 
-use vm_iommu_vtd::UnitInterrupts;
+use vm_iommu_dma::unit::UnitInterrupts;
 
 use super::LocalApics;
 use super::table::{Source, Table};

@@ -72,7 +72,7 @@ pub(super) fn add(
     let has_unit = config.iommu != IommuConfig::None;
     let mut threads = Vec::new();
     let mut behind = Vec::new();
-    for (number, device) in (1..).zip(&config.devices) {
+    for (number, device) in config.device_numbers().zip(&config.devices) {
         let served = has_unit && wants_iommu(device);
         let upstream = if served {
             &upstreams.served

@@ -39,6 +39,9 @@ pub enum MachineError {
     /// The unit's options describe no unit.
     #[error("no such VT-d unit: {0}")]
     Vtd(#[from] vm_iommu_vtd::ConfigError),
+    /// The unit's options describe no unit.
+    #[error("no such AMD-Vi unit: {0}")]
+    AmdVi(#[from] vm_iommu_amdvi::ConfigError),
     /// A disk image cannot be used.
     #[error(transparent)]
     Disk(#[from] OpenError),

@@ -47,6 +47,6 @@ impl Machine {
             ioapic: unit::ioapic_source(&self.config.iommu),
             served: served.as_deref(),
         };
-        Some(unit.remapping().table(&scope))
+        unit.table(&self.config.iommu, self.own_function.as_ref(), &scope)
     }
 }

@@ -8,6 +8,7 @@ mod load;
 mod processors;
 mod run;
 mod segment;
+mod smbus;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -18,6 +19,7 @@ pub use error::MachineError;
 pub use run::Outcome;
 pub(crate) use times::Milliseconds;
 use times::Times;
+use unit::OwnFunction;
 pub use unit::{Unit, UnitInspection};
 
 use std::sync::Arc;
@@ -51,6 +53,7 @@ pub struct Machine {
     fabric: Arc<Fabric>,
     unit: Option<Unit>,
     served: Served,
+    own_function: Option<OwnFunction>,
     /// Device threads end before the unit's worker, which they may wait for.
     _device_threads: Vec<IoThread>,
     _worker: Option<unit::Worker>,
@@ -82,6 +85,10 @@ impl Machine {
         }
         let upstreams = Upstreams::new(vm.ram(), &epochs, &router, remapping.as_ref());
         let fabric = segment::make(upstreams.direct.clone(), &ioapic)?;
+        let own_function = match &unit {
+            Some(unit) => unit.add_functions(&fabric, &upstreams.direct, &upstreams.served)?,
+            None => None,
+        };
         let Devices { served, threads } = devices::add(&fabric, &config, &upstreams)?;
         fabric.assign()?;
         fabric.observe(Arc::new(Doorbells(Arc::clone(&vm))));
@@ -126,6 +133,7 @@ impl Machine {
             fabric,
             unit,
             served,
+            own_function,
             _device_threads: threads,
             _worker: worker,
             vm,
@@ -179,7 +187,7 @@ impl Machine {
     pub fn isolation_groups(&self) -> Vec<Vec<String>> {
         let served = |id: &FunctionId| match &self.served {
             Served::Nobody => false,
-            Served::All => true,
+            Served::All => self.own_function.as_ref().is_none_or(|own| own.id != *id),
             Served::Some(ids) => ids.contains(id),
         };
         self.fabric

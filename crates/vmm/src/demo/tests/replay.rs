@@ -99,7 +99,7 @@ fn a_machine_that_lacks_something_is_told_so() {
     };
     assert!(matches!(
         Stage::new(config, true).story(),
-        Err(StoryError::Driver(vtd::Error::Unsupported(
+        Err(StoryError::Vtd(vtd::Error::Unsupported(
             Feature::InterruptRemapping
         )))
     ));

@@ -13,6 +13,7 @@ use vm_iommu_spec::{MsiMessage, PhysAddr, RequesterId};
 use vm_iommu_vtd::{Vtd, VtdConfig};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::config::IommuConfig;
 use crate::demo::engine::{Operation, Placement, Width};
 use crate::demo::story::{self, Story, StoryError};
 use crate::layout;
@@ -92,7 +93,8 @@ impl Stage {
     }
 
     pub fn story(&self) -> Result<Story, StoryError> {
-        Story::new(&|address, width| self.read(address, width))
+        let unit = IommuConfig::default();
+        Story::new(&unit, &|address, width| self.read(address, width))
     }
 
     /// Performs a program up to the operation that fails: its index and what it found.

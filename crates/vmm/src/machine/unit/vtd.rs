@@ -46,6 +46,33 @@ pub(super) fn make(
     )?)
 }
 
+/// The DMAR table.
+pub(super) fn table(unit: &Vtd, scope: &Scope<'_>) -> Vec<u8> {
+    let config = unit.config();
+    let ioapic = DeviceScope::IoApic {
+        id: layout::IOAPIC_ID,
+        requester: scope.ioapic,
+    };
+    let functions = scope.served.unwrap_or_default().iter();
+    let scopes = functions
+        .map(|requester| DeviceScope::Endpoint(*requester))
+        .chain([ioapic])
+        .collect();
+    Dmar {
+        host_address_width: config.host_address_width,
+        interrupt_remapping: config.interrupt_remapping,
+        units: vec![Drhd {
+            registers: PhysAddr(layout::VTD),
+            register_window: config.register_window(),
+            segment: config.segment,
+            include_all: scope.served.is_none(),
+            scopes,
+        }],
+        ..Dmar::default()
+    }
+    .to_bytes()
+}
+
 impl RemappingUnit for Vtd {
     fn kind(&self) -> &'static str {
         "vtd"
@@ -69,32 +96,5 @@ impl RemappingUnit for Vtd {
 
     fn set_waker(&self, waker: Box<dyn Fn() + Send + Sync>) {
         self.set_waker(waker);
-    }
-
-    /// The DMAR table.
-    fn table(&self, scope: &Scope<'_>) -> Vec<u8> {
-        let config = self.config();
-        let ioapic = DeviceScope::IoApic {
-            id: layout::IOAPIC_ID,
-            requester: scope.ioapic,
-        };
-        let functions = scope.served.unwrap_or_default().iter();
-        let scopes = functions
-            .map(|requester| DeviceScope::Endpoint(*requester))
-            .chain([ioapic])
-            .collect();
-        Dmar {
-            host_address_width: config.host_address_width,
-            interrupt_remapping: config.interrupt_remapping,
-            units: vec![Drhd {
-                registers: PhysAddr(layout::VTD),
-                register_window: config.register_window(),
-                segment: config.segment,
-                include_all: scope.served.is_none(),
-                scopes,
-            }],
-            ..Dmar::default()
-        }
-        .to_bytes()
     }
 }

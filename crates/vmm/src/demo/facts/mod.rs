@@ -1,16 +1,16 @@
 //! What each step of the story brought to light, for a person and for a program.
 
+mod amdvi;
+mod vtd;
+
 use std::fmt;
 
 use serde::Serialize;
-use vm_iommu_spec::vtd::registers::{Capability, ExtendedCapability, Version};
-use vm_iommu_spec::vtd::{ContextEntry, FaultRecord, RootEntry, SecondStageEntry};
-use vm_iommu_spec::{Iova, PhysAddr};
-use vm_iommu_vtd::{Explanation, WalkStep, WalkTable};
+use vm_iommu_spec::{Iova, PhysAddr, RequesterId};
 
 use super::engine::{Image, ImageError};
-use super::story::{DESTINATION, LENGTH, SETUP, SOURCE, Step, Story, VECTOR};
-use crate::layout;
+use super::story::{DESTINATION, Evidence, LENGTH, SOURCE, Step, Story, VECTOR};
+use crate::machine::Unit;
 
 /// A number that is written in hexadecimal, in text as in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Serialize for Hex {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Facts {
-    /// The unit and the device are found.
+    /// The VT-d unit and the device are found.
     Found {
         /// Where the unit's registers are.
         unit: Hex,
@@ -49,7 +49,7 @@ pub enum Facts {
         /// Its vendor and device identifiers.
         device_id: String,
     },
-    /// The unit is set up and translates.
+    /// The VT-d unit is set up and translates.
     Translating {
         /// GSTS.
         status: Hex,
@@ -58,6 +58,34 @@ pub enum Facts {
         /// How many descriptors the queue holds.
         queue_descriptors: u32,
         /// How many entries the interrupt remapping table has.
+        interrupt_entries: u32,
+    },
+    /// The AMD-Vi unit and the device are found.
+    FoundAmdVi {
+        /// Where the unit's registers are.
+        unit: Hex,
+        /// EFR.
+        feature: Hex,
+        /// EFR2.
+        feature_2: Hex,
+        /// The most levels that its host tables may have.
+        host_levels: u8,
+        /// Where the device is.
+        device: String,
+        /// Its vendor and device identifiers.
+        device_id: String,
+    },
+    /// The AMD-Vi unit is set up and translates.
+    TranslatingAmdVi {
+        /// The control register.
+        control: Hex,
+        /// Where the device table is.
+        device_table: Hex,
+        /// How many commands the command buffer holds.
+        commands: u32,
+        /// How many events the log holds.
+        events: u32,
+        /// How many entries the device's interrupt remapping table has.
         interrupt_entries: u32,
     },
     /// Data has moved through the tables.
@@ -90,12 +118,15 @@ pub enum Facts {
         page: Hex,
         /// Whether it was to be read or written, as the record says.
         access: &'static str,
-        /// The fault reason, as the record says.
+        /// The fault reason, or the code of the event, as the record says.
         reason_code: u8,
         /// The same in words.
         reason: String,
         /// The address asked for.
         address: Hex,
+        /// What a record is called.
+        #[serde(skip)]
+        record: &'static str,
     },
     /// Why it was refused.
     Walked {
@@ -130,120 +161,49 @@ impl Facts {
     /// # Errors
     /// The guest's memory cannot be read.
     pub fn gather(step: Step, story: &Story, image: &Image) -> Result<Self, ImageError> {
-        let evidence = &story.evidence;
-        Ok(match step {
-            Step::Found => {
-                let version = Version::from_bits(image.result(evidence.version.0)? as u32);
-                let capability = Capability::from_bits(image.result(evidence.capability.0)?);
-                let extended = ExtendedCapability::from_bits(image.result(evidence.extended.0)?);
-                let identity = image.result(evidence.identity.0)?;
-                let widths = capability.adjusted_widths();
-                Self::Found {
-                    unit: Hex(layout::VTD),
-                    version: format!("{}.{}", version.major(), version.minor()),
-                    capability: Hex(capability.into_bits()),
-                    extended_capability: Hex(extended.into_bits()),
-                    table_levels: (1..=3)
-                        .filter(|bit| widths >> bit & 1 != 0)
-                        .map(|bit| bit + 2)
-                        .collect(),
-                    device: story.refused.requester.to_string(),
-                    device_id: format!("{:04x}:{:04x}", identity & 0xffff, identity >> 16),
-                }
-            }
-            Step::Translating => Self::Translating {
-                status: Hex(image.result(evidence.status.0)?),
-                root_table: Hex(story.root.0),
-                queue_descriptors: 256 << SETUP.queue_size,
-                interrupt_entries: SETUP.interrupts.map_or(0, |setup| 2 << setup.size),
-            },
-            Step::Moved => Self::Moved {
+        Ok(match (step, &story.evidence) {
+            (Step::Found, Evidence::Vtd(evidence)) => vtd::found(evidence, story, image)?,
+            (Step::Found, Evidence::AmdVi(evidence)) => amdvi::found(evidence, story, image)?,
+            (Step::Translating, Evidence::Vtd(evidence)) => vtd::translating(evidence, image)?,
+            (Step::Translating, Evidence::AmdVi(evidence)) => amdvi::translating(evidence, image)?,
+            (Step::Moved, _) => Self::Moved {
                 bytes: LENGTH,
                 read: SOURCE.into(),
                 written: DESTINATION.into(),
             },
-            Step::Interrupted => {
-                let message = story.interrupt.message();
-                Self::Interrupted {
-                    entry: story.interrupt.0,
-                    message_address: Hex(message.address),
-                    message_data: Hex(message.data.into()),
-                    vector: Hex(VECTOR.into()),
-                    taken: image.taken(VECTOR)?,
-                }
-            }
-            Step::Refused => {
-                let [low, high] = evidence.record;
-                let record = FaultRecord::from_words(image.result(low.0)?, image.result(high.0)?);
-                let source = vm_iommu_spec::RequesterId::from_source_id(0, record.source());
-                Self::Refused {
-                    requester: source.to_string(),
-                    page: Hex(record.page()),
-                    access: if record.read() { "read" } else { "write" },
-                    reason_code: record.reason(),
-                    reason: match record.fault_reason() {
-                        Some(reason) => reason.to_string(),
-                        None => "unknown".to_owned(),
-                    },
-                    address: Hex(story.refused.address.0),
-                }
-            }
+            (Step::Interrupted, evidence) => Self::Interrupted {
+                entry: match evidence {
+                    Evidence::Vtd(evidence) => evidence.interrupt.0,
+                    Evidence::AmdVi(evidence) => evidence.interrupt.index,
+                },
+                message_address: Hex(story.message.address),
+                message_data: Hex(story.message.data.into()),
+                vector: Hex(VECTOR.into()),
+                taken: image.taken(VECTOR)?,
+            },
+            (Step::Refused, Evidence::Vtd(evidence)) => vtd::refused(evidence, story, image)?,
+            (Step::Refused, Evidence::AmdVi(evidence)) => amdvi::refused(evidence, story, image)?,
         })
     }
 
-    /// The walk of an address, level by level.
-    pub fn of_walk(explanation: &Explanation) -> Self {
-        Self::Walked {
-            address: Hex(explanation.address.0),
-            walk: explanation.steps.iter().map(describe).collect(),
-            outcome: match explanation.outcome {
-                vm_iommu_vtd::Outcome::Refused { reason } => format!("refused: {reason}"),
-                ref other => format!("{other:?}"),
-            },
+    /// How `unit` walks to the address that it refused, level by level.
+    pub fn of_walk(unit: &Unit, story: &Story) -> Self {
+        match unit {
+            Unit::Vtd(unit) => vtd::walked(unit, story),
+            Unit::AmdVi(unit) => amdvi::walked(unit, story),
         }
     }
 }
 
-/// One entry of a walk and what it says.
-fn describe(step: &WalkStep) -> String {
-    let high = step.high.unwrap_or(0);
-    let says = match step.table {
-        WalkTable::Root => {
-            let entry = RootEntry::from_words(step.low, high);
-            match entry.present() {
-                true => format!("context table at {}", entry.context_table()),
-                false => "not present".to_owned(),
-            }
-        }
-        WalkTable::Context => {
-            let entry = ContextEntry::from_words(step.low, high);
-            match entry.present() {
-                true => format!(
-                    "domain {}, tables of {} levels at {}",
-                    entry.domain(),
-                    entry.address_width() + 2,
-                    entry.tables()
-                ),
-                false => "not present".to_owned(),
-            }
-        }
-        WalkTable::SecondStage { level } => {
-            let entry = SecondStageEntry::from_bits(step.low);
-            let what = if level == 1 || entry.page_size() {
-                "page"
-            } else {
-                "table"
-            };
-            match (entry.read(), entry.write()) {
-                (false, false) => "not present".to_owned(),
-                (true, true) => format!("{what} at {}, read-write", entry.address()),
-                (true, false) => format!("{what} at {}, read-only", entry.address()),
-                (false, true) => format!("{what} at {}, write-only", entry.address()),
-            }
-        }
-        _ => String::new(),
-    };
-    format!("{step}: {says}")
+/// The device's identifiers, as the guest loaded them.
+fn device_id(story: &Story, image: &Image) -> Result<String, ImageError> {
+    let identity = image.result(story.identity.0)?;
+    Ok(format!("{:04x}:{:04x}", identity & 0xffff, identity >> 16))
+}
+
+/// A requester by the identifier that a record has.
+fn requester(source: u16) -> String {
+    RequesterId::from_source_id(0, source).to_string()
 }
 
 impl fmt::Display for Facts {
@@ -266,6 +226,30 @@ impl fmt::Display for Facts {
                     levels.join(" or ")
                 )
             }
+            Self::FoundAmdVi {
+                unit,
+                feature,
+                feature_2,
+                host_levels,
+                device,
+                device_id,
+            } => write!(
+                f,
+                "found an AMD-Vi unit at {unit}: EFR {feature}, EFR2 {feature_2}, host tables of \
+                 up to {host_levels} levels; and edu ({device_id}) at {device}"
+            ),
+            Self::TranslatingAmdVi {
+                control,
+                device_table,
+                commands,
+                events,
+                interrupt_entries,
+            } => write!(
+                f,
+                "set it up: buffer of {commands} commands, log of {events} events, device table \
+                 at {device_table}, {interrupt_entries} interrupt remapping entries a device; \
+                 translation is on (control {control})"
+            ),
             Self::Translating {
                 status,
                 root_table,
@@ -307,11 +291,12 @@ impl fmt::Display for Facts {
                 access,
                 reason,
                 address,
+                record,
                 ..
             } => write!(
                 f,
                 "edu was refused a DMA at {address}, which is not mapped; the guest read the \
-                 fault record: {access} of page {page} by {requester}, {reason}"
+                 {record}: {access} of page {page} by {requester}, {reason}"
             ),
             Self::Walked {
                 address,
