@@ -276,12 +276,7 @@ fn a_device_without_a_domain_is_blocked() {
         let mut bed = Bed::new(config);
         assert!(bed.read(Iova(0x1000)).is_err());
         assert_eq!(bed.take_fault().0, 0x118);
-        bed.domain(
-            Tables::Host(4),
-            Iova(0x1000),
-            PhysAddr(0x20_0000),
-            0x1000,
-        );
+        bed.domain(Tables::Host(4), Iova(0x1000), PhysAddr(0x20_0000), 0x1000);
         bed.store(0x20_0000, 3);
         assert_eq!(bed.read(Iova(0x1000)), Ok(3));
         bed.driver.detach(DEVICE).unwrap();
@@ -331,7 +326,11 @@ fn an_interrupt_is_remapped_while_its_entry_is_there() {
             ..Interrupt::default()
         };
         // The last of a table that is filled.
-        let entries = if config.interrupt_table_2048 { 2048 } else { 512 };
+        let entries = if config.interrupt_table_2048 {
+            2048
+        } else {
+            512
+        };
         let all: Vec<_> = (0..entries)
             .map(|_| bed.driver.allocate_interrupt(DEVICE).unwrap())
             .collect();

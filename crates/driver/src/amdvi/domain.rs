@@ -3,8 +3,8 @@
 use core::mem;
 
 use vm_iommu_pagetable::{
-    AmdV1, AmdV1Config, EditFailure, Editable, Editor, Invalidation, Levels, Mapping, TableMemory,
-    Walk, WalkFault, Walker, X86_64, X86_64Config,
+    AmdV1, AmdV1Config, AttributeFlags, EditFailure, Editable, Editor, Invalidation, Levels,
+    Mapping, TableMemory, Walk, WalkFault, Walker, X86_64, X86_64Config,
 };
 use vm_iommu_spec::amd::{DeviceTableEntry, DmaWord, DomainWord, GuestCr3Entry, InterruptWord};
 use vm_iommu_spec::{Access, DomainId, Iova, PhysAddr};
@@ -200,7 +200,9 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         permissions: Access,
     ) -> Result<(), Error> {
         self.grow(domain, iova, length)?;
-        let mapping = Mapping::new(iova, output, length, permissions);
+        let mut mapping = Mapping::new(iova, output, length, permissions);
+        // Requests without PASID have user privilege; host tables do not tell.
+        mapping.attributes.flags = AttributeFlags::USER;
         self.edit(domain, |tables, memory, pages| {
             tables.map(memory, pages, &mapping)
         })
