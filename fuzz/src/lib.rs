@@ -4,10 +4,16 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+#[cfg(feature = "amdvi")]
+mod amdvi_unit;
+#[cfg(any(feature = "amdvi", feature = "vtd"))]
+mod input;
 pub mod pagetable;
 #[cfg(feature = "vtd")]
 mod vtd_unit;
 
+#[cfg(feature = "amdvi")]
+pub use amdvi_unit::{amdvi_unit, seeds as amdvi_seeds};
 #[cfg(feature = "vtd")]
 pub use vtd_unit::vtd_unit;
 
@@ -22,4 +28,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("pagetable_nested", pagetable::nested),
     #[cfg(feature = "vtd")]
     ("vtd_unit", vtd_unit),
+    #[cfg(feature = "amdvi")]
+    ("amdvi_unit", amdvi_unit),
 ];

@@ -36,8 +36,16 @@ pub struct AmdViCapabilities {
     pub host_dirty: bool,
     /// EPHSup.
     pub enhanced_page_requests: bool,
-    /// The number of entries that an interrupt remapping table may have, as a power of two.
-    pub interrupt_table_length: u32,
+    /// SMIs pass, as they do without SMI filters.
+    pub smi_passes: bool,
+    /// EFR.NumIntRemapSup: 1 if interrupt remapping tables may have 2048 entries.
+    pub long_interrupt_tables: bool,
+    /// DevTblSegSup: up to 2^n segments of the device table.
+    pub device_table_segments: u32,
+    /// PASMax, as a number of bits.
+    pub pasid_width: u32,
+    /// NXSup.
+    pub no_execute: bool,
 }
 
 /// The registers that matter to a request.
@@ -110,7 +118,8 @@ pub struct AmdViInterrupt {
 }
 
 /// What becomes of an untranslated request of `source` to `address`, outside the special address
-/// ranges: the output address, or why it is refused.
+/// ranges: the output address, or why it is refused. The guest CR3 table is looked at before IR
+/// and IW, since it is the same for all accesses.
 ///
 /// # Errors
 /// [`AmdViRefusal`].
@@ -128,10 +137,13 @@ pub fn amd_vi_request(
         return Ok(address);
     }
     // 2. The device's entry of 256 bits is read; requests of devices without one are refused.
-    let entry = device_table_entry(registers, memory, source)?;
-    // 3. V clear: the request passes.
+    let entry = device_table_entry(capabilities, registers, memory, source)?;
+    // 3. V clear: the request passes, unless it has a PASID.
     if !bit(entry[0], 0) {
-        return Ok(address);
+        return match pasid {
+            None => Ok(address),
+            Some(_) => Err(AmdViRefusal::of(PAGE_FAULT)),
+        };
     }
     // 4. Reserved bits have to be clear.
     let illegal = AmdViRefusal::of(ILLEGAL_ENTRY);
@@ -177,14 +189,21 @@ pub fn amd_vi_request(
     if mode > capabilities.host_levels {
         return Err(fault.present());
     }
-    // 7. TV clear: nothing is translated, and nothing passes.
+    // 7. Requests with PASID, and with GIoV those without, as of PASID 0, go through guest tables,
+    //    if the unit does guest translation (GTEn). Without any, a PASID is in vain.
+    let guest = guest_valid && bit(registers.control, 16);
+    let pasid = match pasid {
+        Some(_) if !guest => return Err(fault),
+        Some(pasid) => Some(pasid),
+        None => (guest && bit(entry[0], 54)).then_some(0),
+    };
+    // 8. TV clear: nothing is translated, and nothing passes.
     if !bit(entry[0], 1) {
         return Err(fault);
     }
-    // 8. IR and IW are the topmost permissions.
-    if access.write && !bit(entry[0], 62) || access.read && !bit(entry[0], 61) {
-        return Err(fault.present().permission());
-    }
+    // 9. IR and IW are the topmost permissions.
+    let denied = access.write && !bit(entry[0], 62) || access.read && !bit(entry[0], 61);
+    let denied = denied.then_some(fault.present().permission());
     let host = (mode != 0).then_some((
         AmdV1 {
             mode,
@@ -194,14 +213,10 @@ pub fn amd_vi_request(
         },
         bits(entry[0], 51, 12) * 4096,
     ));
-    // 9. Requests with PASID, and with GIoV those without, as of PASID 0, go through guest
-    //    tables.
-    let pasid = match pasid {
-        Some(_) if !guest_valid => return Err(fault),
-        Some(pasid) => Some(pasid),
-        None => (guest_valid && bit(entry[0], 54)).then_some(0),
-    };
     let Some(pasid) = pasid else {
+        if let Some(denied) = denied {
+            return Err(denied);
+        }
         return match host {
             None => Ok(address),
             Some((tables, root)) => tables
@@ -211,13 +226,14 @@ pub fn amd_vi_request(
         };
     };
     // 10. The guest CR3 table: levels of nine bits of the PASID each, the third of two. Its
-    //     addresses are guest physical ones if GCR3TRPMode says so.
+    //     entries hold guest physical addresses, and so does the device table entry if GCR3TRPMode
+    //     says so.
     let width = match cr3_levels {
         1 => 9,
         2 => 18,
         _ => 20,
     };
-    if pasid >= 2_u32.pow(width) {
+    if pasid >= 2_u32.pow(width.min(capabilities.pasid_width)) {
         return Err(fault);
     }
     let guest_physical = bit(registers.control, 58);
@@ -231,7 +247,8 @@ pub fn amd_vi_request(
             _ => bits(pasid.into(), 19, 18),
         };
         let mut place = table + index * 8;
-        if let (true, Some((tables, root))) = (guest_physical, &host) {
+        let translated = level < cr3_levels || guest_physical;
+        if let (true, Some((tables, root))) = (translated, &host) {
             let read = Access {
                 read: true,
                 ..Access::default()
@@ -255,13 +272,20 @@ pub fn amd_vi_request(
         }
         table = bits(word, 51, 12) * 4096;
     }
+    if let Some(denied) = denied {
+        return Err(denied);
+    }
     // 11. The guest tables, whose addresses the host tables translate, if there are any. Guest
     //     tables always have their flags set.
     let tables = X86_64 {
         levels: guest_levels,
-        host_address_width: capabilities.physical_address_width,
+        // Addresses that host tables translate are as wide as they can be.
+        host_address_width: match host {
+            None => capabilities.physical_address_width,
+            Some(_) => 52,
+        },
         pages_1g: true,
-        execute_disable: true,
+        execute_disable: capabilities.no_execute,
         supervisor_enable: true,
         write_protect_enable: true,
         accessed_dirty_enable: true,
@@ -311,7 +335,7 @@ pub fn amd_vi_interrupt(
         return Ok(unmapped);
     }
     // 2. The device's entry; IV clear: they pass.
-    let entry = device_table_entry(registers, memory, source)?;
+    let entry = device_table_entry(capabilities, registers, memory, source)?;
     let word = entry[2];
     if !bit(word, 0) {
         return Ok(unmapped);
@@ -323,17 +347,27 @@ pub fn amd_vi_interrupt(
     }
     let control = bits(word, 61, 60);
     let length = bits(word, 4, 1) as u32;
-    if control == 3 || control == 2 && length > capabilities.interrupt_table_length {
+    let mode = bits(registers.control, 44, 43);
+    let longest = if capabilities.long_interrupt_tables && mode == 1 {
+        11
+    } else {
+        9
+    };
+    if control == 3 || control == 2 && length > longest {
         return Err(illegal);
     }
-    // 4. What is neither fixed nor arbitrated passes as the entry says.
+    // 4. What is neither fixed nor arbitrated passes as the entry says. Into a table of more than
+    //    512 entries (NumIntRemapMode), bits 10:8 of the data belong to the index instead.
     let blocked = AmdViRefusal::of(PAGE_FAULT).permission();
+    let long = control == 2 && length > 9;
     let passes = match unmapped.delivery_mode {
+        _ if long => None,
         0 | 1 => None,
+        2 if capabilities.smi_passes => Some(true),
         4 => Some(bit(word, 58)),
         5 => Some(bit(word, 56)),
         7 => Some(bit(word, 57)),
-        _ => return Err(blocked),
+        _ => Some(false),
     };
     match (passes, control) {
         (Some(true), _) | (None, 1) => return Ok(unmapped),
@@ -402,14 +436,15 @@ pub fn amd_vi_interrupt(
 
 /// The four words of a device's entry, the lowest first.
 fn device_table_entry(
+    capabilities: &AmdViCapabilities,
     registers: &AmdViRegisters,
     memory: &mut dyn Memory,
     source: u16,
 ) -> Result<[u64; 4], AmdViRefusal> {
     // 1. DevTblSegEn: the upper bits of the identifier select one of 2^n tables, the lower ones
     //    an entry of 32 bytes.
-    let segments = bits(registers.control, 36, 34) as u32;
-    let per_segment = 65536 / 2_u64.pow(segments.min(3));
+    let asked = bits(registers.control, 36, 34) as u32;
+    let per_segment = 65536 / 2_u64.pow(asked.min(capabilities.device_table_segments));
     let segment = u64::from(source) / per_segment;
     let index = u64::from(source) % per_segment;
     let base = registers

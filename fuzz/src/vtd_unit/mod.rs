@@ -10,10 +10,11 @@ use vm_iommu_dma::{
     DmaHandle, DmaPort, Epochs, GuestRam, InterruptRemapper, IotlbConfig, Upstream, WalkCacheConfig,
 };
 use vm_iommu_pagetable::TableMemory;
-use vm_iommu_spec::{Access, Iova, MsiMessage, Pasid, PhysAddr, RequesterId};
+use vm_iommu_spec::{Access, Iova, MsiMessage, Pasid, PhysAddr};
 use vm_iommu_vtd::{AddressWidths, Progress, Vtd, VtdConfig};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+use crate::input::Input;
 use model::Model;
 
 /// Bytes of RAM: few, so that arbitrary addresses meet.
@@ -28,36 +29,6 @@ const REGISTERS: &[u64] = &[
     0x18, 0x20, 0x28, 0x2c, 0x34, 0x38, 0x3c, 0x40, 0x44, 0x88, 0x90, 0x9c, 0xa0, 0xa4, 0xa8, 0xac,
     0xb8, 0xf0, 0xf8, 0xfc, 0x22c, 0x23c,
 ];
-
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_le_bytes([self.byte()?, self.byte()?]))
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        let (bytes, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(u64::from_le_bytes(*bytes))
-    }
-
-    /// A word in one of the shapes that lead on: an arbitrary one, or a page with low bits.
-    fn word(&mut self) -> Option<u64> {
-        let shape = self.byte()?;
-        if shape & 1 == 0 {
-            return self.u64();
-        }
-        let page = u64::from(self.byte()?) << 12;
-        Some(page | u64::from(self.u16()?) & 0xfff)
-    }
-}
 
 struct Machine {
     ram: GuestRam,
@@ -165,7 +136,7 @@ fn act(machine: &mut Machine, input: &mut Input<'_>) -> Option<()> {
         }
         // Devices.
         8 | 9 => {
-            let requester = requester(input)?;
+            let requester = input.requester()?;
             port.set_requester(requester);
             let address = Iova(input.word()?);
             model.compare_request(handle, ram, requester, address, kind & 0x10 != 0);
@@ -181,7 +152,7 @@ fn act(machine: &mut Machine, input: &mut Input<'_>) -> Option<()> {
             }
         }
         10 => {
-            port.set_requester(requester(input)?);
+            port.set_requester(input.requester()?);
             let address = Iova(input.word()?);
             let len = usize::from(input.u16()?);
             let _ = handle.check(address, len, Access::READ | Access::WRITE);
@@ -189,7 +160,7 @@ fn act(machine: &mut Machine, input: &mut Input<'_>) -> Option<()> {
             let _ = port.handle_with_pasid(pasid).read(address, &mut [0; 16]);
         }
         11 => {
-            let requester = requester(input)?;
+            let requester = input.requester()?;
             let low = input.u64()?;
             let message = MsiMessage {
                 address: 0xfee0_0000 | low & 0xf_ffff,
@@ -213,7 +184,7 @@ fn act(machine: &mut Machine, input: &mut Input<'_>) -> Option<()> {
             let _ = unit.step();
         }
         14 => {
-            let explanation = unit.explain(requester(input)?, None, Iova(input.word()?));
+            let explanation = unit.explain(input.requester()?, None, Iova(input.word()?));
             assert!(!explanation.to_string().is_empty());
         }
         _ => {
@@ -222,10 +193,4 @@ fn act(machine: &mut Machine, input: &mut Input<'_>) -> Option<()> {
         }
     }
     Some(())
-}
-
-fn requester(input: &mut Input<'_>) -> Option<RequesterId> {
-    // Few, so that tables for them come about.
-    let source = u16::from(input.byte()?) & 0x10f;
-    Some(RequesterId::from_source_id(0, source))
 }

@@ -1,0 +1,199 @@
+//! The unit's answers against those of the model.
+
+use std::collections::HashMap;
+
+use vm_iommu_amdvi::{AmdVi, AmdViConfig};
+use vm_iommu_dma::{DmaHandle, GuestRam, InterruptRemapper};
+use vm_iommu_oracle as oracle;
+use vm_iommu_pagetable::TableMemory;
+use vm_iommu_spec::{
+    Access, DestinationMode, Fault, FaultReason, Iova, MSI_WINDOW, MsiMessage, Pasid, PhysAddr,
+    RequesterId, TriggerMode,
+};
+
+use super::{CONTROL, RAM};
+
+const EXCLUSION_BASE: u64 = 0x20;
+const SEGMENTS: u64 = 0x100;
+/// SmiFEn.
+const SMI_FILTER: u64 = 1 << 22;
+/// GAMEn.
+const GUEST_APIC_MODE: u64 = 7 << 25;
+/// The addresses that HyperTransport has for itself.
+const HT_RANGES: std::ops::RangeInclusive<Iova> = Iova(0xfd_0000_0000)..=Iova(0xff_ffff_ffff);
+
+/// What the unit can do, for the model.
+pub(super) struct Model {
+    capabilities: oracle::AmdViCapabilities,
+    /// Without caches every answer follows from memory and registers alone.
+    comparable: bool,
+}
+
+impl Model {
+    pub(super) fn new(config: &AmdViConfig) -> Self {
+        Self {
+            capabilities: oracle::AmdViCapabilities {
+                physical_address_width: config.physical_address_width.into(),
+                host_levels: config.host_levels.map_or(0, u32::from),
+                guest_translation: config.guest_translation,
+                guest_levels: config.guest_levels.into(),
+                guest_cr3_levels: config.guest_cr3_levels.into(),
+                guest_io: config.guest_io,
+                host_accessed: config.host_accessed,
+                host_dirty: config.host_dirty,
+                enhanced_page_requests: config.enhanced_ppr,
+                smi_passes: true,
+                long_interrupt_tables: config.interrupt_table_2048,
+                device_table_segments: config.device_table_segments.into(),
+                pasid_width: config.pasid_bits.into(),
+                no_execute: config.no_execute,
+            },
+            comparable: config.device_cache == 0,
+        }
+    }
+
+    /// Asks both about one byte at `address`.
+    #[expect(clippy::too_many_arguments)]
+    pub(super) fn compare_request(
+        &self,
+        unit: &AmdVi,
+        handle: &DmaHandle,
+        ram: &GuestRam,
+        requester: RequesterId,
+        pasid: Option<Pasid>,
+        address: Iova,
+        write: bool,
+    ) {
+        let special = MSI_WINDOW.contains(&address)
+            || HT_RANGES.contains(&address)
+            || read(unit, EXCLUSION_BASE) & 1 != 0;
+        if !self.comparable || special {
+            return;
+        }
+        let registers = registers(unit);
+        if pasid.is_some() && registers.control & 1 == 0 {
+            return;
+        }
+        let access = if write { Access::WRITE } else { Access::READ };
+        // First, since a walk sets flags.
+        let model = oracle::amd_vi_request(
+            &self.capabilities,
+            &registers,
+            &mut Memory::new(ram),
+            requester.source_id(),
+            pasid.map(Pasid::raw),
+            address.0,
+            oracle::Access {
+                read: !write,
+                write,
+                ..oracle::Access::default()
+            },
+        );
+        let ours = handle.check(address, 1, access);
+        match model {
+            Ok(output) if output < RAM => assert_eq!(ours, Ok(()), "{address} is at {output:#x}"),
+            Ok(_) => assert_eq!(
+                ours.map_err(|fault| fault.reason),
+                Err(FaultReason::NotMemory)
+            ),
+            Err(refusal) => assert_eq!(refusal_of(ours), Some(refusal), "{address}"),
+        }
+    }
+
+    /// Asks both about an interrupt.
+    pub(super) fn compare_interrupt(
+        &self,
+        unit: &AmdVi,
+        ram: &GuestRam,
+        requester: RequesterId,
+        message: MsiMessage,
+    ) {
+        let registers = registers(unit);
+        let beyond_model = registers.control & (SMI_FILTER | GUEST_APIC_MODE) != 0;
+        if !self.comparable || beyond_model {
+            return;
+        }
+        let model = oracle::amd_vi_interrupt(
+            &self.capabilities,
+            &registers,
+            &mut Memory::new(ram),
+            requester.source_id(),
+            message.address as u32,
+            message.data,
+        );
+        let ours = unit.resolve(requester, message);
+        match model {
+            Err(refusal) => assert_eq!(refusal_of(ours), Some(refusal), "{message:x?}"),
+            Ok(expected) => {
+                let ours = ours.map(|interrupt| oracle::AmdViInterrupt {
+                    destination: interrupt.destination,
+                    logical: interrupt.destination_mode == DestinationMode::Logical,
+                    delivery_mode: interrupt.delivery_mode as u8,
+                    vector: interrupt.vector,
+                    level: interrupt.trigger_mode == TriggerMode::Level,
+                });
+                assert_eq!(ours, Ok(expected), "{message:x?}");
+            }
+        }
+    }
+}
+
+/// The event that a unit logs; `None` if there is none.
+fn refusal_of<T>(answer: Result<T, Fault>) -> Option<oracle::AmdViRefusal> {
+    match answer.map_err(|fault| fault.reason) {
+        Err(FaultReason::Amd(reason)) => Some(oracle::AmdViRefusal {
+            code: reason.code() as u8,
+            reserved_bit: reason.is_reserved_bit(),
+            present: reason.is_present(),
+            permission: reason.is_permission(),
+        }),
+        _ => None,
+    }
+}
+
+/// The registers as they stand.
+fn registers(unit: &AmdVi) -> oracle::AmdViRegisters {
+    let mut device_tables = [0; 8];
+    device_tables[0] = read(unit, 0);
+    for (table, place) in device_tables[1..].iter_mut().zip((SEGMENTS..).step_by(8)) {
+        *table = read(unit, place);
+    }
+    oracle::AmdViRegisters {
+        control: read(unit, CONTROL),
+        device_tables,
+    }
+}
+
+fn read(unit: &AmdVi, offset: u64) -> u64 {
+    let mut bytes = [0; 8];
+    unit.mmio_read(offset, &mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+/// Guest memory; the flags that the model sets are its own affair.
+struct Memory<'a> {
+    ram: &'a GuestRam,
+    flagged: HashMap<u64, u64>,
+}
+
+impl<'a> Memory<'a> {
+    fn new(ram: &'a GuestRam) -> Self {
+        Self {
+            ram,
+            flagged: HashMap::new(),
+        }
+    }
+}
+
+impl oracle::Memory for Memory<'_> {
+    fn read(&mut self, address: u64) -> Option<u64> {
+        let word = self.ram.load(PhysAddr(address)).ok()?;
+        Some(word | self.flagged.get(&address).copied().unwrap_or(0))
+    }
+
+    fn set(&mut self, address: u64, mask: u64) -> Option<()> {
+        self.read(address)?;
+        *self.flagged.entry(address).or_default() |= mask;
+        Some(())
+    }
+}
