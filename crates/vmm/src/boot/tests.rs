@@ -145,6 +145,7 @@ fn no_range_of_the_map_covers_the_unit_or_an_apic() {
     let memory = memory(&[(0, 64 * MIB)]);
     for register in [
         crate::layout::VTD,
+        crate::layout::AMDVI,
         crate::layout::IOAPIC,
         crate::layout::LAPIC,
     ] {

@@ -180,6 +180,7 @@ fn the_book_has_the_address_map_of_the_layout() {
         *layout::ECAM.end(),
         layout::IOAPIC,
         layout::VTD,
+        layout::AMDVI,
         layout::LAPIC,
         layout::KVM_IDENTITY_MAP,
         *layout::PCI_WINDOW_64.start(),

@@ -6,7 +6,7 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use tempfile::NamedTempFile;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Machine, MachineError};
+use super::{Machine, MachineError, Unit};
 use crate::config::MachineConfig;
 use crate::io::Console;
 use crate::kvm::KvmError;
@@ -137,6 +137,32 @@ fn the_unit_and_the_devices_answer_where_the_map_says() {
 }
 
 #[test]
+fn the_amd_vi_unit_comes_with_its_function_and_a_southbridge() {
+    let (_file, option) = disk();
+    let Some(machine) = machine("amdvi", &[option, "edu".to_owned()]) else {
+        return;
+    };
+    // EFR, as the unit was made; the control register.
+    let Some(Unit::AmdVi(unit)) = machine.unit() else {
+        panic!("no AMD-Vi unit");
+    };
+    let feature = unit.config().extended_feature().into_bits();
+    assert_eq!(read(&machine, layout::AMDVI + 0x30), feature as u32);
+    assert_eq!(read(&machine, layout::AMDVI + 0x18), 0);
+    // The unit's function, 00:00.2: class 0806, and the base address in its capability block.
+    let function = |register| layout::ECAM.start() + (2 << 12) + register;
+    assert_eq!(read(&machine, function(8)) >> 8, 0x08_06_00);
+    let capability = u64::from(read(&machine, function(0x34)) as u8);
+    assert_eq!(read(&machine, function(capability)) & 0xff, 0x0f);
+    let base = read(&machine, function(capability + 4));
+    assert_eq!(base, layout::AMDVI as u32 | 1);
+    // The bus controller, and the devices.
+    assert_eq!(read(&machine, config(0x14, 8)) >> 8, 0x0c_05_00);
+    assert_eq!(read(&machine, config(1, 0)), 0x1042_1af4);
+    assert_eq!(read(&machine, config(2, 0)), 0x11e8_1234);
+}
+
+#[test]
 fn groups_are_those_of_the_functions_behind_the_unit() {
     let (_file, option) = disk();
     let beside = format!("{option},iommu=off");
@@ -146,7 +172,27 @@ fn groups_are_those_of_the_functions_behind_the_unit() {
             vec![option.clone(), "edu".to_owned()],
             vec!["0000:00:00.0", "0000:00:01.0", "0000:00:02.0"],
         ),
-        ("vtd", vec![beside, "edu".to_owned()], vec!["0000:00:02.0"]),
+        (
+            "vtd",
+            vec![beside.clone(), "edu".to_owned()],
+            vec!["0000:00:02.0"],
+        ),
+        // All but the unit's own function.
+        (
+            "amdvi",
+            vec![option.clone(), "edu".to_owned()],
+            vec![
+                "0000:00:00.0",
+                "0000:00:14.0",
+                "0000:00:01.0",
+                "0000:00:02.0",
+            ],
+        ),
+        (
+            "amdvi",
+            vec![beside, "edu".to_owned()],
+            vec!["0000:00:02.0"],
+        ),
         ("none", vec![option, "edu".to_owned()], vec![]),
     ] {
         let Some(machine) = machine(iommu, &devices) else {

@@ -1,5 +1,6 @@
 //! What the driver recorded, performed on the unit in this process.
 
+use vm_iommu_amdvi::AmdViConfig;
 use vm_iommu_driver::vtd::{self, Feature};
 use vm_iommu_spec::FaultReason;
 use vm_iommu_vtd::{Outcome, VtdConfig};
@@ -8,6 +9,7 @@ use super::stage::Stage;
 use crate::demo::engine::Operation;
 use crate::demo::story::{Step, StoryError};
 use crate::layout;
+use crate::machine::Unit;
 
 #[test]
 fn the_story_comes_true_on_units_that_differ() {
@@ -37,14 +39,50 @@ fn the_story_comes_true_on_units_that_differ() {
 }
 
 #[test]
+fn the_story_comes_true_on_amd_vi_units_that_differ() {
+    let base = AmdViConfig::default();
+    for config in [
+        base,
+        AmdViConfig {
+            invalidate_all: false,
+            guest_translation: false,
+            guest_io: false,
+            guest_cr3_mode: false,
+            ..base
+        },
+        AmdViConfig {
+            guest_apic: false,
+            x2apic: false,
+            interrupt_table_2048: false,
+            device_table_segments: 0,
+            host_levels: Some(4),
+            ..base
+        },
+    ] {
+        let stage = Stage::amdvi(config);
+        let story = stage.story().unwrap();
+        assert_eq!(stage.perform(&story.program), Ok(()), "{config:?}");
+        // The device table entry, then four levels, of which the last maps nothing.
+        let request = &story.refused;
+        let Unit::AmdVi(unit) = &stage.unit else {
+            panic!("another unit");
+        };
+        let explanation = unit.explain(request.requester, request.pasid, request.address);
+        assert_eq!(explanation.steps.len(), 5);
+        assert_eq!(explanation.steps[4].low, 0);
+    }
+}
+
+#[test]
 fn the_refused_address_lacks_only_the_last_entry() {
     let stage = Stage::new(VtdConfig::default(), true);
     let story = stage.story().unwrap();
     stage.perform(&story.program).unwrap();
     let request = &story.refused;
-    let explanation = stage
-        .unit
-        .explain(request.requester, request.pasid, request.address);
+    let Unit::Vtd(unit) = &stage.unit else {
+        panic!("another unit");
+    };
+    let explanation = unit.explain(request.requester, request.pasid, request.address);
     // Root and context entry, then four levels.
     assert_eq!(explanation.steps.len(), 6);
     let (last, before) = explanation.steps.split_last().unwrap();

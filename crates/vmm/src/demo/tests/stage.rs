@@ -3,9 +3,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use vm_iommu_amdvi::{AmdVi, AmdViConfig};
 use vm_iommu_devices::{Edu, EduConfig};
 use vm_iommu_dma::{
-    Epochs, GuestRam, InterruptRemapper, MsiSink, MsiVector, OutputSpace, Upstream,
+    DmaRemapper, Epochs, GuestRam, InterruptRemapper, MsiSink, MsiVector, OutputSpace, Upstream,
 };
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_pci::{BusId, DevFn, Fabric, Windows};
@@ -17,17 +18,19 @@ use crate::config::IommuConfig;
 use crate::demo::engine::{Operation, Placement, Width};
 use crate::demo::story::{self, Story, StoryError};
 use crate::layout;
+use crate::machine::Unit;
 
 pub struct Stage {
     pub ram: GuestRam,
-    pub unit: Arc<Vtd>,
+    pub unit: Unit,
+    config: IommuConfig,
     fabric: Arc<Fabric>,
 }
 
 /// Where the device's interrupts go: remapped ones are counted where the guest's handler does.
 #[derive(Clone)]
 struct Handler {
-    unit: Arc<Vtd>,
+    unit: Arc<dyn InterruptRemapper>,
     ram: GuestRam,
 }
 
@@ -61,18 +64,49 @@ impl MsiVector for Vector {
 }
 
 impl Stage {
+    /// A stage with a VT-d unit.
     pub fn new(config: VtdConfig, with_edu: bool) -> Self {
+        Self::with_unit("vtd", with_edu, |ram, epochs| {
+            let unit = Vtd::new(config, ram, epochs, Arc::new(())).unwrap();
+            (
+                Arc::clone(&unit) as _,
+                Arc::clone(&unit) as _,
+                Unit::Vtd(unit),
+            )
+        })
+    }
+
+    /// A stage with an AMD-Vi unit.
+    pub fn amdvi(config: AmdViConfig) -> Self {
+        Self::with_unit("amdvi", true, |ram, epochs| {
+            let unit = AmdVi::new(config, ram, epochs, Arc::new(())).unwrap();
+            (
+                Arc::clone(&unit) as _,
+                Arc::clone(&unit) as _,
+                Unit::AmdVi(unit),
+            )
+        })
+    }
+
+    fn with_unit(
+        kind: &str,
+        with_edu: bool,
+        make: impl FnOnce(
+            GuestRam,
+            Arc<Epochs>,
+        ) -> (Arc<dyn DmaRemapper>, Arc<dyn InterruptRemapper>, Unit),
+    ) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), story::MEMORY as usize)]);
         let ram = GuestRam::new(memory.unwrap());
         let epochs = Arc::new(Epochs::default());
-        let unit = Vtd::new(config, ram.clone(), Arc::clone(&epochs), Arc::new(())).unwrap();
+        let (remapper, interrupts, unit) = make(ram.clone(), Arc::clone(&epochs));
         let handler = Handler {
-            unit: Arc::clone(&unit),
+            unit: interrupts,
             ram: ram.clone(),
         };
         let upstream = Upstream {
             output: Arc::new(ram.clone()) as Arc<dyn OutputSpace>,
-            remapper: Some(Arc::clone(&unit) as _),
+            remapper: Some(remapper),
             epochs,
             msi: Arc::new(handler),
         };
@@ -89,12 +123,16 @@ impl Stage {
                 .add(BusId::ROOT, DevFn::from_raw(3 << 3), Arc::new(edu))
                 .unwrap();
         }
-        Self { ram, unit, fabric }
+        Self {
+            ram,
+            unit,
+            config: kind.parse().unwrap(),
+            fabric,
+        }
     }
 
     pub fn story(&self) -> Result<Story, StoryError> {
-        let unit = IommuConfig::default();
-        Story::new(&unit, &|address, width| self.read(address, width))
+        Story::new(&self.config, &|address, width| self.read(address, width))
     }
 
     /// Performs a program up to the operation that fails: its index and what it found.
@@ -108,8 +146,11 @@ impl Stage {
     pub fn read(&self, address: u64, width: Width) -> u64 {
         let mut data = [0; 8];
         let bytes = &mut data[..width as usize];
-        if let Some(offset) = address.checked_sub(layout::VTD).filter(|o| *o < 0x1000) {
-            self.unit.mmio_read(offset, bytes);
+        if let Some(offset) = self.register(address) {
+            match &self.unit {
+                Unit::Vtd(unit) => unit.mmio_read(offset, bytes),
+                Unit::AmdVi(unit) => unit.mmio_read(offset, bytes),
+            }
         } else if layout::ECAM.contains(&address) {
             self.fabric.ecam_read(address - layout::ECAM.start(), bytes);
         } else if layout::PCI_WINDOW_32.contains(&address) {
@@ -123,11 +164,23 @@ impl Stage {
         u64::from_le_bytes(data)
     }
 
+    /// The offset of a register of the unit's.
+    fn register(&self, address: u64) -> Option<u64> {
+        let (start, size) = match &self.unit {
+            Unit::Vtd(_) => (layout::VTD, 0x1000),
+            Unit::AmdVi(_) => (layout::AMDVI, 0x4000),
+        };
+        address.checked_sub(start).filter(|offset| *offset < size)
+    }
+
     fn write(&self, address: u64, width: Width, value: u64) {
         let data = value.to_le_bytes();
         let bytes = &data[..width as usize];
-        if let Some(offset) = address.checked_sub(layout::VTD).filter(|o| *o < 0x1000) {
-            self.unit.mmio_write(offset, bytes);
+        if let Some(offset) = self.register(address) {
+            match &self.unit {
+                Unit::Vtd(unit) => unit.mmio_write(offset, bytes),
+                Unit::AmdVi(unit) => unit.mmio_write(offset, bytes),
+            }
         } else if layout::ECAM.contains(&address) {
             self.fabric
                 .ecam_write(address - layout::ECAM.start(), bytes);

@@ -9,9 +9,10 @@ use crate::kvm::KvmError;
 use crate::machine::MachineError;
 
 /// What the demo tells; `None` where there is no KVM.
-fn told(json: bool) -> Option<String> {
+fn told(iommu: &str, json: bool) -> Option<String> {
     let mut output = Vec::new();
     let options = DemoOptions {
+        iommu: iommu.parse().unwrap(),
         json,
         ..DemoOptions::default()
     };
@@ -32,7 +33,7 @@ fn told(json: bool) -> Option<String> {
 
 #[test]
 fn every_step_is_told_to_a_person() {
-    let Some(text) = told(false) else {
+    let Some(text) = told("vtd", false) else {
         return;
     };
     eprintln!("{text}");
@@ -53,7 +54,7 @@ fn every_step_is_told_to_a_person() {
 
 #[test]
 fn every_step_is_told_to_a_program() {
-    let Some(text) = told(true) else {
+    let Some(text) = told("vtd", true) else {
         return;
     };
     let whole: Value = serde_json::from_str(&text).unwrap();
@@ -75,4 +76,30 @@ fn every_step_is_told_to_a_program() {
     assert_eq!(refused["page"], refused["address"]);
     assert_eq!(refused["reason_code"], 6);
     assert_eq!(steps[5]["walk"].as_array().unwrap().len(), 6);
+}
+
+#[test]
+fn the_same_story_is_told_of_an_amd_vi_unit() {
+    let Some(text) = told("amdvi", false) else {
+        return;
+    };
+    eprintln!("{text}");
+    assert_eq!(text.matches('\u{2713}').count(), 6);
+    assert_eq!(text.matches('\u{2717}').count(), 0);
+    for part in [
+        "AMD-Vi unit at 0xfed80000",
+        "translation is on",
+        "256 bytes",
+        "vector 0x41, taken once",
+        "IO_PAGE_FAULT, domain 0x1",
+        "device table entry",
+        "host entry, level 4",
+        "host entry, level 1",
+    ] {
+        assert!(text.contains(part), "{part} is not told");
+    }
+    let whole: Value = serde_json::from_str(&told("amdvi", true).unwrap()).unwrap();
+    assert_eq!(whole["ok"], true);
+    assert_eq!(whole["steps"][4]["reason_code"], 2);
+    assert_eq!(whole["steps"][5]["walk"].as_array().unwrap().len(), 5);
 }
