@@ -26,10 +26,8 @@ fn a_mapped_file_is_the_same_memory_as_the_file() {
     let range = backing.host(PAGE, 4).unwrap();
     backing.write(PAGE, b"four").unwrap();
     // SAFETY: the range is four bytes of the backing, which lives.
-    assert_eq!(
-        unsafe { range.start.cast::<[u8; 4]>().read_volatile() },
-        *b"four"
-    );
+    let found = unsafe { range.start.cast::<[u8; 4]>().read_volatile() };
+    assert_eq!(found, *b"four");
     // SAFETY: as above.
     unsafe { range.start.cast::<[u8; 4]>().write_volatile(*b"hand") };
     let mut back = [0; 4];
