@@ -146,6 +146,10 @@ impl AmdVi {
             return Advance::Done;
         }
         let Some((commands, place)) = self.next_command() else {
+            if runner.undrained {
+                // Nobody asked to be told, but nothing stale is used for long either.
+                self.epochs.renew();
+            }
             return Advance::Empty;
         };
         if runner.unanswered.len() >= UNANSWERED {
