@@ -8,12 +8,16 @@
 mod amdvi_unit;
 #[cfg(any(feature = "amdvi", feature = "vtd"))]
 mod input;
+#[cfg(feature = "iommufd")]
+mod iommufd_calls;
 pub mod pagetable;
 #[cfg(feature = "vtd")]
 mod vtd_unit;
 
 #[cfg(feature = "amdvi")]
 pub use amdvi_unit::{amdvi_unit, seeds as amdvi_seeds};
+#[cfg(feature = "iommufd")]
+pub use iommufd_calls::iommufd_calls;
 #[cfg(feature = "vtd")]
 pub use vtd_unit::vtd_unit;
 
@@ -30,4 +34,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("vtd_unit", vtd_unit),
     #[cfg(feature = "amdvi")]
     ("amdvi_unit", amdvi_unit),
+    #[cfg(feature = "iommufd")]
+    ("iommufd_calls", iommufd_calls),
 ];

@@ -1,12 +1,15 @@
 //! Memory that was mapped, however often.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_iommu_driver::iommu::Domain;
 use vm_iommu_spec::{Access, Iova, PhysAddr};
+
+mod runs;
+
+use runs::Runs;
 
 use super::Exported;
 use crate::caller::PAGE_SIZE;
@@ -44,8 +47,8 @@ struct State {
     account: Account,
     /// How many areas' domains and accesses use each page.
     users: RangeCount,
-    /// The pages with users, by the first of each run.
-    runs: BTreeMap<u64, Placed>,
+    /// The pages with users.
+    runs: Runs,
     pinned: u64,
     /// Exported memory was taken back.
     revoked: bool,
@@ -95,7 +98,7 @@ impl Pages {
             process,
             account,
             users: RangeCount::default(),
-            runs: BTreeMap::new(),
+            runs: Runs::default(),
             pinned: 0,
             revoked: false,
             mapped: Vec::new(),
@@ -159,7 +162,7 @@ impl Pages {
         if !state.revoked {
             self.pin_locked(&mut state, slice.pages())?;
             let mut at = iova;
-            for (address, length) in state.segments(slice) {
+            for (address, length) in state.runs.segments(slice) {
                 if let Err(error) = map(domain.as_ref(), at, address, length, mode) {
                     unmap(domain.as_ref(), iova, at - iova);
                     self.unpin_locked(&mut state, slice.pages());
@@ -223,7 +226,7 @@ impl Pages {
             start: slice.pages().start() * PAGE_SIZE,
             length: (slice.pages().end() - slice.pages().start() + 1) * PAGE_SIZE,
         };
-        Ok(state.placed(whole))
+        Ok(state.runs.placed(whole))
     }
 
     /// Undoes a [`pin`](Self::pin).
@@ -242,7 +245,8 @@ impl Pages {
         }
         let state = self.lock();
         let mut runs: Vec<(u64, Run)> = state
-            .placed_with_start(slice)
+            .runs
+            .with_start(slice)
             .map(|(start, placed)| (start, placed.run))
             .collect();
         for hole in state.users.holes(slice.pages()) {
@@ -329,11 +333,9 @@ impl Pages {
                     }
                 }
                 Err(error) => {
-                    self.drop_runs(
-                        state,
-                        *pages.start()..=at.wrapping_sub(1),
-                        at > *pages.start(),
-                    );
+                    if let Some(last) = at.checked_sub(1).filter(|last| last >= pages.start()) {
+                        self.drop_runs(state, *pages.start()..=last);
+                    }
                     self.uncharge(state, count);
                     return Err(error);
                 }
@@ -344,7 +346,7 @@ impl Pages {
 
     fn unpin_piece(&self, state: &mut State, pages: RangeInclusive<u64>) {
         let count = pages.end() - pages.start() + 1;
-        self.drop_runs(state, pages, true);
+        self.drop_runs(state, pages);
         self.uncharge(state, count);
     }
 
@@ -357,18 +359,10 @@ impl Pages {
         }
     }
 
-    /// Forgets the runs of pages, cutting those that pass the ends.
-    fn drop_runs(&self, state: &mut State, pages: RangeInclusive<u64>, any: bool) {
-        if !any {
-            return;
-        }
-        state.cut(*pages.start());
-        state.cut(pages.end() + 1);
-        let keys: Vec<u64> = state.runs.range(pages).map(|(key, _)| *key).collect();
-        for key in keys {
-            if let Some(placed) = state.runs.remove(&key) {
-                self.system.frames().unpin(&placed.run);
-            }
+    /// Forgets where pages are.
+    fn drop_runs(&self, state: &mut State, pages: RangeInclusive<u64>) {
+        for placed in state.runs.take(pages) {
+            self.system.frames().unpin(&placed.run);
         }
     }
 
@@ -428,81 +422,6 @@ impl fmt::Debug for Pages {
         f.debug_struct("Pages")
             .field("count", &self.count)
             .finish_non_exhaustive()
-    }
-}
-
-impl State {
-    /// Has a run begin at a page.
-    fn cut(&mut self, page: u64) {
-        let Some((&first, placed)) = self.runs.range_mut(..page).next_back() else {
-            return;
-        };
-        let before = (page - first) * PAGE_SIZE;
-        if placed.run.length <= before {
-            return;
-        }
-        let rest = Placed {
-            address: PhysAddr(placed.address.0 + before),
-            run: Run {
-                length: placed.run.length - before,
-                backing: Arc::clone(&placed.run.backing),
-                offset: placed.run.offset + before,
-            },
-        };
-        placed.run.length = before;
-        self.runs.insert(page, rest);
-    }
-
-    /// The pinned pieces of a slice, each with the byte of the pages at which it begins.
-    fn placed_with_start(&self, slice: Slice) -> impl Iterator<Item = (u64, Placed)> + '_ {
-        let end = slice.start + slice.length;
-        let pages = slice.pages();
-        let from = self
-            .runs
-            .range(..=*pages.start())
-            .next_back()
-            .map_or(*pages.start(), |(k, _)| *k);
-        self.runs
-            .range(from..=*pages.end())
-            .filter_map(move |(&first, placed)| {
-                let start = first * PAGE_SIZE;
-                let (begin, stop) = (start.max(slice.start), (start + placed.run.length).min(end));
-                (begin < stop).then(|| {
-                    let skip = begin - start;
-                    let run = Run {
-                        length: stop - begin,
-                        backing: Arc::clone(&placed.run.backing),
-                        offset: placed.run.offset + skip,
-                    };
-                    (
-                        begin,
-                        Placed {
-                            address: PhysAddr(placed.address.0 + skip),
-                            run,
-                        },
-                    )
-                })
-            })
-    }
-
-    fn placed(&self, slice: Slice) -> Vec<Placed> {
-        self.placed_with_start(slice)
-            .map(|(_, placed)| placed)
-            .collect()
-    }
-
-    /// The physical addresses of a slice that is pinned, in as few pieces as they allow.
-    fn segments(&self, slice: Slice) -> Vec<(PhysAddr, u64)> {
-        let mut segments: Vec<(PhysAddr, u64)> = Vec::new();
-        for (_, placed) in self.placed_with_start(slice) {
-            match segments.last_mut() {
-                Some((address, length)) if address.0 + *length == placed.address.0 => {
-                    *length += placed.run.length;
-                }
-                _ => segments.push((placed.address, placed.run.length)),
-            }
-        }
-        segments
     }
 }
 

@@ -100,10 +100,16 @@ impl Context {
 
 impl super::Shared {
     pub(super) fn end_access(&self, id: u32) {
-        let object = self.lock().objects.remove(id);
-        if let Some(object) = object {
-            self.clean_up(id, object);
+        let mut state = self.lock();
+        if let Some(ioas) = state
+            .objects
+            .access_mut(id)
+            .ok()
+            .and_then(|access| access.ioas)
+        {
+            state.leave(id, ioas);
         }
+        state.objects.remove(id);
     }
 }
 

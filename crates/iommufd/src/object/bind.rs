@@ -99,24 +99,30 @@ impl Shared {
     }
 
     pub(crate) fn unbind(&self, id: u32) {
-        let (device, vdevice) = {
+        let device = {
             let mut state = self.lock();
             let Ok(object) = state.objects.device_mut(id) else {
                 return;
             };
             object.leaving = true;
-            (Arc::clone(object.device()), object.vdevice)
+            Arc::clone(object.device())
         };
         if let Err(error) = device.close() {
-            log::error!(
-                "device {} was not claimed when it was unbound: {error}",
-                device.requester()
-            );
+            let requester = device.requester();
+            log::error!("device {requester} was not claimed when it was unbound: {error}");
         }
         // The guest's device ends with it; its number stays, for the guest's VMM names it yet.
-        let vdevice = vdevice.and_then(|id| self.lock().objects.bury(id));
-        if let Some(Object::Vdevice(vdevice)) = &vdevice {
-            self.end_vdevice(vdevice);
+        let vdevice = {
+            let mut state = self.lock();
+            let vdevice = state
+                .objects
+                .device_mut(id)
+                .ok()
+                .and_then(|object| object.vdevice);
+            vdevice.and_then(|vdevice| state.objects.bury(vdevice, id))
+        };
+        if let Some(vdevice) = vdevice {
+            self.end_vdevice(&vdevice);
         }
         let mut state = self.lock();
         state.devices.remove(&device.requester());

@@ -87,7 +87,7 @@ impl Context {
 
     /// Undoes what made an object that was not published.
     pub(crate) fn abort(&self, id: u32) {
-        let object = self.lock().objects.remove(id);
+        let object = self.lock().objects.take(id);
         if let Some(object) = object {
             self.shared.clean_up(id, object);
         }

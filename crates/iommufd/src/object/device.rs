@@ -96,11 +96,7 @@ impl Context {
             // An automatic table may have lost its last device meanwhile.
             let ended = last
                 && matches!(state.objects.get(on), Ok(Object::Paging(hwpt)) if hwpt.is_automatic());
-            let gone = if ended {
-                state.objects.remove(on)
-            } else {
-                None
-            };
+            let gone = if ended { state.objects.take(on) } else { None };
             (
                 gone,
                 state

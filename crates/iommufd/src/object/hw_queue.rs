@@ -36,48 +36,55 @@ impl Context {
     ) -> Result<u32, Errno> {
         let reach = length.checked_sub(1).ok_or(Errno::EINVAL)?;
         iova.checked_add(reach).ok_or(Errno::EOVERFLOW)?;
-        let (driver, ioas) = {
-            let state = self.lock();
+        let first = iova & !(PAGE_SIZE - 1);
+        let whole = (iova - first)
+            .checked_add(length)
+            .and_then(|sum| sum.checked_next_multiple_of(PAGE_SIZE))
+            .ok_or(Errno::ERANGE)?;
+        let (driver, ioas, id) = {
+            let mut state = self.lock();
             let object = state.objects.viommu(viommu)?;
             if !object.driver.has_hw_queue(kind) {
                 return Err(Errno::EOPNOTSUPP);
             }
-            (
-                Arc::clone(&object.driver),
-                state.objects.paging(object.parent)?.ioas(),
-            )
+            let driver = Arc::clone(&object.driver);
+            let ioas = state.objects.paging(object.parent)?.ioas();
+            let id = state.objects.insert(Object::Reserved)?;
+            // It must not go meanwhile.
+            state.objects.hold(viommu);
+            (driver, ioas, id)
         };
-        let first = iova & !(PAGE_SIZE - 1);
-        let offset = iova - first;
-        let whole = offset
-            .checked_add(length)
-            .and_then(|sum| sum.checked_next_multiple_of(PAGE_SIZE))
-            .ok_or(Errno::ERANGE)?;
-        let access = self.create_access(ioas, PAGE_SIZE, None)?;
         let made = self
-            .lock()
-            .pin(access, first, whole, false, true)
-            .and_then(|placed| {
-                let start = contiguous(&placed)?;
-                let address = PhysAddr(start.0 + offset);
-                let request = HwQueueRequest {
-                    kind,
-                    index,
-                    iova: Iova(iova),
-                    address,
-                    length,
-                };
-                Ok(driver.create_hw_queue(request)?)
+            .create_access(ioas, PAGE_SIZE, None)
+            .and_then(|access| {
+                let mut state = self.lock();
+                let placed = state.pin(access, first, whole, false, true);
+                let queue = placed.and_then(|placed| {
+                    let address = PhysAddr(contiguous(&placed)?.0 + (iova - first));
+                    let request = HwQueueRequest {
+                        kind,
+                        index,
+                        iova: Iova(iova),
+                        address,
+                        length,
+                    };
+                    Ok(driver.create_hw_queue(request)?)
+                });
+                queue.map(|queue| (access, queue)).inspect_err(|_| {
+                    state.unpin(access, first, whole, true);
+                    drop(state);
+                    self.end_access(access);
+                })
             });
-        let queue = match made {
-            Ok(queue) => queue,
+        let mut state = self.lock();
+        let (access, queue) = match made {
+            Ok(made) => made,
             Err(error) => {
-                self.lock().unpin(access, first, whole, true);
-                self.end_access(access);
+                state.objects.release(viommu);
+                state.objects.remove(id);
                 return Err(error);
             }
         };
-        let mut state = self.lock();
         let depends_on = queue.depends_on();
         let depends_on = depends_on.and_then(|index| {
             state
@@ -97,11 +104,10 @@ impl Context {
             length: whole,
             driver: Some(queue),
         };
-        let id = state.objects.insert(Object::HwQueue(object))?;
+        state.objects.set(id, Object::HwQueue(object));
         if let Ok(viommu) = state.objects.viommu_mut(viommu) {
             viommu.hw_queues.insert(index, id);
         }
-        state.objects.hold(viommu);
         if let Some(other) = depends_on {
             state.objects.hold(other);
         }

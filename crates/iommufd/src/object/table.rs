@@ -162,20 +162,34 @@ impl Objects {
         if self.users(id) > 0 {
             return Err(Errno::EBUSY);
         }
-        self.remove(id).ok_or(Errno::ENOENT)
+        self.take(id).ok_or(Errno::ENOENT)
     }
 
-    /// Takes away an object whatever.
+    /// Takes away an object whatever; its number stays in use until what it used is given back,
+    /// since others may still know the object by it.
+    pub(crate) fn take(&mut self, id: u32) -> Option<Object> {
+        let slot = self.slots.get_mut(&id)?;
+        slot.visible = false;
+        Some(std::mem::replace(&mut slot.object, Object::Reserved))
+    }
+
+    /// Takes away an object whatever, and frees its number.
     pub(crate) fn remove(&mut self, id: u32) -> Option<Object> {
         let slot = self.slots.remove(&id)?;
         self.free.insert(id);
         Some(slot.object)
     }
 
-    /// Takes away a vDEVICE so that its number stays in use.
-    pub(crate) fn bury(&mut self, id: u32) -> Option<Object> {
+    /// Takes away the vDEVICE of a device so that its number stays in use.
+    pub(crate) fn bury(&mut self, id: u32, device: u32) -> Option<VdeviceObject> {
         let slot = self.slots.get_mut(&id)?;
-        Some(std::mem::replace(&mut slot.object, Object::Tombstone))
+        if !matches!(&slot.object, Object::Vdevice(vdevice) if vdevice.device == device) {
+            return None;
+        }
+        match std::mem::replace(&mut slot.object, Object::Tombstone) {
+            Object::Vdevice(vdevice) => Some(vdevice),
+            _ => None,
+        }
     }
 
     /// Whether there are no objects, nor what is left of any.

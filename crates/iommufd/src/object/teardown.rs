@@ -6,7 +6,11 @@ impl Shared {
     /// Gives back what an object used, that is in the table no more.
     pub(super) fn clean_up(&self, id: u32, object: Object) {
         match object {
-            Object::Reserved | Object::Tombstone | Object::Ioas(_) | Object::Device(_) => {}
+            Object::Reserved
+            | Object::Tombstone
+            | Object::Ioas(_)
+            | Object::Device(_)
+            | Object::Access(_) => {}
             Object::Paging(hwpt) | Object::Nested(hwpt) => {
                 let mut state = self.lock();
                 match hwpt.kind() {
@@ -33,12 +37,6 @@ impl Shared {
                     state.objects.release(fault);
                 }
             }
-            Object::Access(access) => {
-                let mut state = self.lock();
-                if let Some(ioas) = access.ioas {
-                    state.leave(id, ioas);
-                }
-            }
             Object::Fault(queue) => queue.cancel_all(),
             Object::Viommu(viommu) => {
                 let mut state = self.lock();
@@ -57,5 +55,6 @@ impl Shared {
             #[cfg(feature = "selftest")]
             Object::Test(device) => device.end(self),
         }
+        self.lock().objects.remove(id);
     }
 }

@@ -10,6 +10,7 @@ mod dirty;
 mod domain;
 mod exported;
 mod nested;
+mod program;
 mod unit;
 mod viommu;
 
@@ -23,6 +24,7 @@ pub(crate) use command::ioctl;
 pub use command::{IOMMU_TEST_CMD, Operation, TestCommand};
 pub(crate) use devices::TestDevice;
 pub(crate) use exported::exported;
+pub use program::Program;
 pub use unit::MockUnit;
 
 use crate::ownership::{Ownership, OwnershipConfig};

@@ -20,6 +20,9 @@ use crate::{Capability, Context, Errno};
 /// How many ranges are read before they are looked at.
 const RANGES: u32 = 256;
 
+/// The most ranges that are kept.
+const MAX_RANGES: u32 = 1 << 20;
+
 impl Context {
     pub(super) fn uapi_destroy(&self, call: &Call<'_>) -> Result<Reply, Errno> {
         let command: iommu_destroy = call.read(end_of!(iommu_destroy, id))?;
@@ -100,7 +103,12 @@ impl Context {
         let request = map_request(command.flags, command.ioas_id, command.iova, command.length)?;
         self.lock().objects.ioas(command.ioas_id)?;
         command.iova = self.map(call.caller, command.user_va, request)?;
-        call.respond(&command)?;
+        self.told(
+            call.respond(&command),
+            command.ioas_id,
+            command.iova,
+            command.length,
+        )?;
         Ok(Reply::default())
     }
 
@@ -109,7 +117,12 @@ impl Context {
         let request = map_request(command.flags, command.ioas_id, command.iova, command.length)?;
         self.lock().objects.ioas(command.ioas_id)?;
         command.iova = self.map_file(call.caller, command.fd, command.start, request)?;
-        call.respond(&command)?;
+        self.told(
+            call.respond(&command),
+            command.ioas_id,
+            command.iova,
+            command.length,
+        )?;
         Ok(Reply::default())
     }
 
@@ -132,8 +145,26 @@ impl Context {
             command.length,
         )?;
         command.dst_iova = self.copy(command.src_ioas_id, command.src_iova, request)?;
-        call.respond(&command)?;
+        let told = call.respond(&command);
+        self.told(told, command.dst_ioas_id, command.dst_iova, command.length)?;
         Ok(Reply::default())
+    }
+
+    /// A caller that could not be told where something is mapped does not have it mapped.
+    fn told(
+        &self,
+        told: Result<(), Errno>,
+        ioas: u32,
+        iova: u64,
+        length: u64,
+    ) -> Result<(), Errno> {
+        if told.is_err()
+            && let Ok(range) = range(iova, length)
+            && let Err(error) = self.unmap(ioas, range)
+        {
+            log::warn!("a mapping at {iova:#x} stays that its caller does not know of: {error}");
+        }
+        told
     }
 
     pub(super) fn uapi_ioas_unmap(&self, call: &Call<'_>) -> Result<Reply, Errno> {
@@ -228,6 +259,9 @@ fn read_ranges(
     address: u64,
     count: u32,
 ) -> Result<Vec<RangeInclusive<u64>>, Errno> {
+    if count > MAX_RANGES {
+        return Err(Errno::ENOMEM);
+    }
     let size = size_of::<iommu_iova_range>();
     let mut seen = std::collections::BTreeMap::new();
     let mut ranges = Vec::new();
