@@ -128,23 +128,24 @@ fn page_requests_are_answered_when_their_table_goes() {
 fn a_context_lives_as_long_as_its_files() {
     let bench = Bench::new();
     let ioas = bench.ioas();
-    bench.map(ioas, MEMORY, PAGE, None).unwrap();
+    let iova = bench.map(ioas, MEMORY, PAGE, None).unwrap();
     let access = bench.access(ioas, true).unwrap();
-    bench.device(ioas, 0).unwrap_err();
+    bench.pin(access, iova, PAGE).unwrap();
     let Bench {
         system,
         context,
         program,
     } = bench;
-    let id = program.id();
+    let pinned = || system.pins(program.id()).pinned_pages;
     let user: std::sync::Weak<Nobody> = std::sync::Weak::new();
     let held = context.access(ioas, true, user).unwrap();
-    held.pin(PAGE, PAGE, false).unwrap_err();
     drop(context);
-    assert!(program.context_file(access as i32).is_ok());
-    drop(held);
     program.close(access as i32);
-    assert_eq!(system.pins(id).pinned_pages, 0);
+    assert_eq!(pinned(), 0);
+    assert_eq!(held.pin(iova, PAGE, false).map(|pages| pages.len()), Ok(1));
+    assert_eq!(pinned(), 1);
+    drop(held);
+    assert_eq!(pinned(), 0);
 }
 
 struct Nobody;
