@@ -17,6 +17,7 @@ pub use mappings::{memfd_create, mmap, mmap64, munmap};
 use crate::{link, next};
 use libc::c_int;
 use rustix::fd::OwnedFd;
+use std::ptr;
 use vm_iommufd_wire::{FILES, Place, Reply, Request};
 
 /// What the C library returns: the value, or -1 with `errno` set.
@@ -33,17 +34,29 @@ fn returned(outcome: Result<u64, c_int>) -> i64 {
 /// Puts a call to the server, and gives the program the files that come back. `fd` is the
 /// descriptor that the call is on.
 fn call(request: &Request, fd: c_int) -> Result<u64, c_int> {
+    call_at(request, fd, 0)
+}
+
+/// As [`call`], for one whose argument's content went with it: `argument` is where that is.
+fn call_at(request: &Request, fd: c_int, argument: usize) -> Result<u64, c_int> {
     let (reply, files) = link::call(request, &[])?;
     let Reply::Done {
         outcome,
         files: places,
         take,
+        written,
     } = reply
     else {
         return Err(libc::ENODEV);
     };
     if take {
         link::take_byte(fd);
+    }
+    for (at, bytes) in written.runs() {
+        let to = ptr::with_exposed_provenance_mut::<u8>(argument.wrapping_add(at));
+        // SAFETY: the server writes only within the content that went with the call, which is
+        // writable; the program gave it to this call.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
     }
     let value = outcome.map_err(c_int::from)?;
     give_all(value, places, files)

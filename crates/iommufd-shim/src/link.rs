@@ -23,8 +23,8 @@ const HIGH: [c_int; 2] = [900, 200];
 
 /// What a forked child does not inherit.
 struct Page {
-    /// 0 in a new page and in a forked child, then the id of the process that it is of.
-    process: AtomicU32,
+    /// 0 in a new page and in a forked child.
+    used: AtomicU32,
     /// The process image's number at the server; 0 while it has none.
     image: AtomicU64,
     /// [`EMPTY`], [`BUSY`], or a descriptor plus two.
@@ -68,20 +68,15 @@ fn page() -> Option<&'static Page> {
     unsafe { page.as_ref() }
 }
 
-/// The page, if it is this process's to use: a child that runs in its parent's memory, before it
-/// calls `exec`, must leave it alone.
+/// The page, ready for this process. A child that runs in its parent's memory until it calls
+/// `exec` has its parent's page; the server refuses it, and hangs up.
 fn own_page() -> Option<&'static Page> {
     let page = page()?;
-    let own = process::getpid().as_raw_nonzero().get().cast_unsigned();
-    match page.process.load(Ordering::Acquire) {
-        process if process == own => Some(page),
-        0 => {
-            close_left();
-            page.process.store(own, Ordering::Release);
-            Some(page)
-        }
-        _ => None,
+    if page.used.load(Ordering::Acquire) == 0 {
+        close_left();
+        page.used.store(1, Ordering::Release);
     }
+    Some(page)
 }
 
 /// Closes the connections that a fork copied from the parent.
@@ -100,18 +95,13 @@ fn close_left() {
 struct Connection {
     socket: Option<OwnedFd>,
     place: Option<(&'static Page, usize)>,
+    /// Whether it was used before, so that the server may have hung up.
+    used: bool,
 }
 
 impl Connection {
     fn take() -> io::Result<Self> {
-        let Some(page) = own_page() else {
-            let parent = page().map_or(0, |page| page.image.load(Ordering::Acquire));
-            let (socket, _) = connect(0, parent)?;
-            return Ok(Connection {
-                socket: Some(socket),
-                place: None,
-            });
-        };
+        let page = own_page().ok_or(Errno::NODEV)?;
         for (index, place) in page.places.iter().enumerate() {
             let state = place.load(Ordering::Acquire);
             if state == BUSY
@@ -124,6 +114,7 @@ impl Connection {
             let mut connection = Connection {
                 socket: None,
                 place: Some((page, index)),
+                used: false,
             };
             let known = state.checked_sub(2).and_then(|fd| c_int::try_from(fd).ok());
             // A program may close all descriptors that it does not know.
@@ -132,6 +123,7 @@ impl Connection {
             {
                 // SAFETY: the place was taken just now, so the connection is nobody else's.
                 connection.socket = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+                connection.used = true;
                 return Ok(connection);
             }
             connection.socket = Some(connect_image(page)?);
@@ -140,6 +132,7 @@ impl Connection {
         Ok(Connection {
             socket: Some(connect_image(page)?),
             place: None,
+            used: false,
         })
     }
 }
@@ -242,13 +235,19 @@ pub fn call(
         Errno::ACCESS | Errno::MFILE | Errno::NFILE | Errno::NOMEM => error.raw_os_error(),
         _ => libc::ENODEV,
     };
-    let mut connection = Connection::take().map_err(lost)?;
-    let socket = connection.socket.as_ref().ok_or(libc::ENODEV)?;
-    let answer = ask(socket, request, files, descriptor::borrow);
-    answer.map_err(|error| {
+    loop {
+        let mut connection = Connection::take().map_err(lost)?;
+        let socket = connection.socket.as_ref().ok_or(libc::ENODEV)?;
+        let error = match ask(socket, request, files, descriptor::borrow) {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
         connection.socket = None;
-        lost(error)
-    })
+        // A server that hung up has not looked at the request.
+        if !connection.used || !matches!(error, Errno::PIPE | Errno::CONNRESET) {
+            return Err(lost(error));
+        }
+    }
 }
 
 /// Writes to this process's own memory; an address that cannot be written is an error, not the

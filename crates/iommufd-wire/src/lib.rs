@@ -20,6 +20,8 @@ mod name;
 mod tests;
 mod transport;
 
-pub use message::{Capabilities, File, MESSAGE_BYTES, Malformed, Place, Reply, Request, VERSION};
+pub use message::{
+    Capabilities, File, INLINE, Inline, MESSAGE_BYTES, Malformed, Place, Reply, Request, VERSION,
+};
 pub use name::{ENVIRONMENT, Name};
 pub use transport::{FILES, Incoming, ask, receive, send};

@@ -1,4 +1,5 @@
-//! The messages: fixed in size, eight words each.
+//! The messages: all of one size. Eight words are the message itself; the rest is what an `ioctl`'s
+//! argument points to, there and back.
 
 use thiserror::Error;
 
@@ -6,8 +7,11 @@ use thiserror::Error;
 pub const VERSION: u32 = 1;
 
 const WORDS: usize = 8;
-/// The size of every message.
-pub const MESSAGE_BYTES: usize = WORDS * 8;
+/// How much of an `ioctl`'s argument travels with it, in bytes. None of iommufd's is longer.
+pub const INLINE: usize = 128;
+const INLINE_AT: usize = WORDS * 8 + size_of::<u128>();
+/// The size of every message, in bytes.
+pub const MESSAGE_BYTES: usize = INLINE_AT + INLINE;
 
 /// A message that no side of this version sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -25,7 +29,61 @@ pub struct Capabilities {
     pub sys_rawio: bool,
 }
 
+/// Bytes at an `ioctl`'s argument: those whose bit in the mask is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inline {
+    /// Bit N is for byte N.
+    pub mask: u128,
+    /// The bytes; 0 where the mask is.
+    pub bytes: [u8; INLINE],
+}
+
+impl Default for Inline {
+    fn default() -> Self {
+        Inline {
+            mask: 0,
+            bytes: [0; INLINE],
+        }
+    }
+}
+
+impl Inline {
+    /// How many bytes there are from the first on.
+    pub fn length(&self) -> usize {
+        self.mask.trailing_ones() as usize
+    }
+
+    /// The bytes by their places, in runs.
+    pub fn runs(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        let mut rest = self.mask;
+        std::iter::from_fn(move || {
+            let start = rest.trailing_zeros() as usize;
+            let length = rest.checked_shr(start as u32)?.trailing_ones() as usize;
+            let end = start + length;
+            let above = u128::MAX.checked_shl(end as u32).unwrap_or(0);
+            rest &= above;
+            Some((start, self.bytes.get(start..end)?))
+        })
+    }
+
+    /// Sets bytes from `at` on; `false` if they are not all in it.
+    pub fn set(&mut self, at: usize, bytes: &[u8]) -> bool {
+        let end = at.saturating_add(bytes.len());
+        let Some(place) = self.bytes.get_mut(at..end) else {
+            return false;
+        };
+        place.copy_from_slice(bytes);
+        let ones = match bytes.len() {
+            0 => 0,
+            length => u128::MAX >> (INLINE - length) as u32,
+        };
+        self.mask |= ones.checked_shl(at as u32).unwrap_or(0);
+        true
+    }
+}
+
 /// What the preload library says.
+#[allow(clippy::large_enum_variant, reason = "messages are all of one size")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// The first on a connection, with the caller's `/proc/self/mem` and `/proc/self/maps`.
@@ -48,8 +106,8 @@ pub enum Request {
         request: u32,
         /// The argument, an address mostly.
         argument: u64,
-        /// From the argument on, the bytes that the caller knows to be writable.
-        writable: u32,
+        /// What is there, from the argument on, as far as the caller knows it to be writable.
+        content: Inline,
         /// The calling thread's capabilities.
         capabilities: Capabilities,
         /// How many bytes the process may lock (`RLIMIT_MEMLOCK`).
@@ -133,6 +191,7 @@ pub struct File {
 }
 
 /// What the server says.
+#[allow(clippy::large_enum_variant, reason = "messages are all of one size")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
     /// The call's end.
@@ -144,6 +203,8 @@ pub enum Reply {
         /// The caller should take a byte from the descriptor's socket: what the byte told `poll`
         /// of is read.
         take: bool,
+        /// What an `ioctl` wrote at its argument.
+        written: Inline,
     },
     /// The connection is accepted.
     Welcome {
@@ -173,27 +234,46 @@ impl Reply {
             outcome,
             files: [None; 2],
             take: false,
+            written: Inline::default(),
         }
     }
 }
 
-fn bytes(words: [u64; WORDS]) -> [u8; MESSAGE_BYTES] {
+fn bytes(words: [u64; WORDS], inline: &Inline) -> [u8; MESSAGE_BYTES] {
     let mut bytes = [0; MESSAGE_BYTES];
-    for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+    let (head, rest) = bytes.split_at_mut(WORDS * 8);
+    for (chunk, word) in head.chunks_exact_mut(8).zip(words) {
         chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+    let (mask, content) = rest.split_at_mut(size_of::<u128>());
+    mask.copy_from_slice(&inline.mask.to_ne_bytes());
+    for (at, run) in inline.runs() {
+        if let Some(place) = content.get_mut(at..at + run.len()) {
+            place.copy_from_slice(run);
+        }
     }
     bytes
 }
 
-fn words(bytes: &[u8]) -> Result<[u64; WORDS], Malformed> {
+fn words(bytes: &[u8]) -> Result<([u64; WORDS], Inline), Malformed> {
     if bytes.len() != MESSAGE_BYTES {
         return Err(Malformed);
     }
+    let (head, rest) = bytes.split_at(WORDS * 8);
     let mut words = [0; WORDS];
-    for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+    for (word, chunk) in words.iter_mut().zip(head.chunks_exact(8)) {
         *word = u64::from_ne_bytes(chunk.try_into().map_err(|_| Malformed)?);
     }
-    Ok(words)
+    let (mask, content) = rest.split_at(size_of::<u128>());
+    let inline = Inline {
+        mask: u128::from_ne_bytes(mask.try_into().map_err(|_| Malformed)?),
+        bytes: content.try_into().map_err(|_| Malformed)?,
+    };
+    let is_masked = |(at, byte): (usize, &u8)| *byte == 0 || inline.mask >> at & 1 == 1;
+    if !inline.bytes.iter().enumerate().all(is_masked) {
+        return Err(Malformed);
+    }
+    Ok((words, inline))
 }
 
 fn narrow<T: TryFrom<u64>>(word: u64) -> Result<T, Malformed> {
@@ -224,7 +304,8 @@ fn unpack<const N: usize>(word: u64) -> Result<[bool; N], Malformed> {
 impl Request {
     /// The message.
     pub fn encode(&self) -> [u8; MESSAGE_BYTES] {
-        bytes(match *self {
+        let mut inline = &Inline::default();
+        let words = match *self {
             Request::Hello {
                 version,
                 image,
@@ -235,22 +316,14 @@ impl Request {
                 handle,
                 request,
                 argument,
-                writable,
+                ref content,
                 capabilities: c,
                 lockable,
             } => {
+                inline = content;
                 let capabilities = pack([c.ipc_lock, c.sys_resource, c.sys_rawio]);
-                let (request, writable) = (request.into(), writable.into());
-                [
-                    2,
-                    handle,
-                    request,
-                    argument,
-                    writable,
-                    capabilities,
-                    lockable,
-                    0,
-                ]
+                let request = request.into();
+                [2, handle, request, argument, capabilities, lockable, 0, 0]
             }
             Request::Read {
                 handle,
@@ -278,34 +351,30 @@ impl Request {
             Request::Status { process } => [8, process.into(), 0, 0, 0, 0, 0, 0],
             Request::Sync => [9, 0, 0, 0, 0, 0, 0, 0],
             Request::File { errno } => [10, errno.into(), 0, 0, 0, 0, 0, 0],
-        })
+        };
+        bytes(words, inline)
     }
 
     /// The request in a message.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        Ok(match words(bytes)? {
+        let (words, content) = words(bytes)?;
+        if content.mask != 0 && words.first() != Some(&2) {
+            return Err(Malformed);
+        }
+        Ok(match words {
             [0, version, image, parent, 0, 0, 0, 0] => Request::Hello {
                 version: narrow(version)?,
                 image,
                 parent,
             },
             [1, 0, 0, 0, 0, 0, 0, 0] => Request::Open,
-            [
-                2,
-                handle,
-                request,
-                argument,
-                writable,
-                capabilities,
-                lockable,
-                0,
-            ] => {
+            [2, handle, request, argument, capabilities, lockable, 0, 0] => {
                 let [ipc_lock, sys_resource, sys_rawio] = unpack(capabilities)?;
                 Request::Ioctl {
                     handle,
                     request: narrow(request)?,
                     argument,
-                    writable: narrow(writable)?,
+                    content,
                     capabilities: Capabilities {
                         ipc_lock,
                         sys_resource,
@@ -378,12 +447,15 @@ impl File {
 impl Reply {
     /// The message.
     pub fn encode(&self) -> [u8; MESSAGE_BYTES] {
-        bytes(match *self {
+        let mut inline = &Inline::default();
+        let words = match *self {
             Reply::Done {
                 outcome,
                 files,
                 take,
+                ref written,
             } => {
+                inline = written;
                 let (errno, value) = match outcome {
                     Ok(value) => (0, value),
                     // 0 would read as a success.
@@ -399,12 +471,17 @@ impl Reply {
             } => [1, image, no_huge_pages.into(), 0, 0, 0, 0, 0],
             Reply::Pins { pinned, locked } => [2, pinned, locked, 0, 0, 0, 0, 0],
             Reply::AskFile { fd } => [3, u64::from(fd.cast_unsigned()), 0, 0, 0, 0, 0, 0],
-        })
+        };
+        bytes(words, inline)
     }
 
     /// The reply in a message.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        Ok(match words(bytes)? {
+        let (words, written) = words(bytes)?;
+        if written.mask != 0 && words.first() != Some(&0) {
+            return Err(Malformed);
+        }
+        Ok(match words {
             [0, errno, value, take, first, first_at, second, second_at] => Reply::Done {
                 outcome: match (errno, value) {
                     (0, value) => Ok(value),
@@ -416,6 +493,7 @@ impl Reply {
                     File::decode([second, second_at])?,
                 ],
                 take: flag(take)?,
+                written,
             },
             [1, image, no_huge_pages, 0, 0, 0, 0, 0] => Reply::Welcome {
                 image,

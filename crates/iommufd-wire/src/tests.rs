@@ -17,7 +17,7 @@ fn pair() -> (rustix::fd::OwnedFd, rustix::fd::OwnedFd) {
 fn requests() -> impl Strategy<Value = Request> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>());
     let words = (any::<u64>(), any::<u64>(), any::<u64>());
-    let halves = (any::<u32>(), any::<u32>());
+    let halves = (any::<u32>(), inline());
     (0..11, words, halves, flags).prop_map(|(kind, (a, b, c), (d, e), (f, g, h))| match kind {
         0 => Request::Hello {
             version: d,
@@ -29,7 +29,7 @@ fn requests() -> impl Strategy<Value = Request> {
             handle: a,
             request: d,
             argument: b,
-            writable: e,
+            content: e,
             capabilities: Capabilities {
                 ipc_lock: f,
                 sys_resource: g,
@@ -63,6 +63,20 @@ fn requests() -> impl Strategy<Value = Request> {
     })
 }
 
+fn inline() -> impl Strategy<Value = Inline> {
+    let runs = proptest::collection::vec(
+        (0..INLINE, proptest::collection::vec(any::<u8>(), 0..40)),
+        0..4,
+    );
+    runs.prop_map(|runs| {
+        let mut inline = Inline::default();
+        for (at, bytes) in runs {
+            inline.set(at, &bytes);
+        }
+        inline
+    })
+}
+
 fn file() -> impl Strategy<Value = Option<File>> {
     let place = prop_oneof![Just(Place::Value), any::<u64>().prop_map(Place::At)];
     let file = (place, any::<bool>()).prop_map(|(place, close_on_exec)| File {
@@ -75,13 +89,16 @@ fn file() -> impl Strategy<Value = Option<File>> {
 fn replies() -> impl Strategy<Value = Reply> {
     let outcome = prop_oneof![any::<u64>().prop_map(Ok), (1..u16::MAX).prop_map(Err)];
     prop_oneof![
-        (outcome, file(), file(), any::<bool>()).prop_map(|(outcome, first, second, take)| {
-            Reply::Done {
-                outcome,
-                files: [first, second],
-                take,
+        (outcome, file(), file(), any::<bool>(), inline()).prop_map(
+            |(outcome, first, second, take, written)| {
+                Reply::Done {
+                    outcome,
+                    files: [first, second],
+                    take,
+                    written,
+                }
             }
-        }),
+        ),
         any::<(u64, bool)>().prop_map(|(image, no_huge_pages)| Reply::Welcome {
             image,
             no_huge_pages,
@@ -106,8 +123,13 @@ proptest! {
     #[test]
     fn any_bytes_are_a_message_or_refused(
         kind in 0..12u64,
-        rest in proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 56),
+        mut rest in proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], MESSAGE_BYTES - 8),
+        inline in prop_oneof![Just(None), Just(Some(0u8)), Just(Some(255))],
     ) {
+        if let Some(fill) = inline {
+            // Else the bytes hardly ever match their mask.
+            rest[56..].fill(fill);
+        }
         let message = [&kind.to_ne_bytes()[..], &rest].concat();
         if let Ok(request) = Request::decode(&message) {
             prop_assert_eq!(&request.encode()[..], &message[..]);
@@ -121,9 +143,9 @@ proptest! {
 #[test]
 fn a_message_of_another_size_is_refused() {
     let message = Request::Sync.encode();
-    assert_eq!(Request::decode(&message[..63]), Err(Malformed));
+    assert_eq!(Request::decode(&message[1..]), Err(Malformed));
     assert_eq!(Request::decode(&[]), Err(Malformed));
-    assert_eq!(Reply::decode(&[0; 65]), Err(Malformed));
+    assert_eq!(Reply::decode(&[0; MESSAGE_BYTES + 1]), Err(Malformed));
 }
 
 #[test]
@@ -212,4 +234,19 @@ fn the_server_may_ask_for_files_before_it_answers() {
     server.join().unwrap();
     let gone = ask(&theirs, &Request::Sync, &[], |_| None).unwrap_err();
     assert!([Errno::PIPE, Errno::CONNRESET].contains(&gone), "{gone}");
+}
+
+#[test]
+fn inline_bytes_come_in_runs_and_stay_within() {
+    let mut inline = Inline::default();
+    assert!(inline.set(0, &[1, 2]) && inline.set(4, &[3]) && inline.set(127, &[4]));
+    assert!(!inline.set(127, &[5, 6]) && !inline.set(usize::MAX, &[7]));
+    assert!(inline.set(9, &[]));
+    let runs: Vec<_> = inline.runs().collect();
+    assert_eq!(runs, [(0, &[1, 2][..]), (4, &[3]), (127, &[4])]);
+    assert_eq!(inline.length(), 2);
+    let mut whole = Inline::default();
+    assert!(whole.set(0, &[9; INLINE]));
+    assert_eq!((whole.length(), whole.runs().count()), (INLINE, 1));
+    assert_eq!(Inline::default().runs().count(), 0);
 }

@@ -1,18 +1,16 @@
 //! Calls on descriptors.
 
-use super::{call, returned};
+use super::{call, call_at, returned};
 use crate::{descriptor, next};
 use libc::{c_int, c_ulong, c_void, iovec, size_t, ssize_t};
 use rustix::mm::{self, Advice};
 use rustix::process;
 use rustix::thread::{self, CapabilitySet};
 use std::ptr;
-use vm_iommufd_wire::{Capabilities, Request};
+use vm_iommufd_wire::{Capabilities, INLINE, Inline, Request};
 
 /// The type of iommufd's and VFIO's request numbers.
 const TYPE: c_ulong = b';' as c_ulong;
-/// No argument is larger, nor asks a longer look for.
-const ARGUMENT: usize = 256;
 const PAGE: usize = 4096;
 
 /// `ioctl(2)`.
@@ -24,25 +22,40 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -
     if request >> 8 & 0xff == TYPE
         && let Some(handle) = descriptor::handle(fd)
     {
+        let place = argument as usize;
         let request = Request::Ioctl {
             handle,
             request: request as u32,
             argument,
-            writable: writable(argument as usize),
+            content: content(place),
             capabilities: capabilities(),
             lockable: lockable(),
         };
-        return returned(call(&request, fd)) as c_int;
+        return returned(call_at(&request, fd, place)) as c_int;
     }
     // SAFETY: the caller vouches.
     unsafe { next::ioctl(fd, request, argument) }
 }
 
-/// How many bytes at the address are writable, as far as that matters: the server need not look
-/// for itself then.
-fn writable(address: usize) -> u32 {
+/// What is at the address, as far as it is writable: most calls read it and write it back, for
+/// which the server need not look into this process then.
+fn content(address: usize) -> Inline {
+    let mut content = Inline::default();
+    let length = writable(address).min(INLINE);
+    if length > 0 {
+        let mut bytes = [0; INLINE];
+        let from = ptr::with_exposed_provenance::<u8>(address);
+        // SAFETY: the bytes are mapped, and the program gave them to this call.
+        unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), length) };
+        content.set(0, bytes.get(..length).unwrap_or_default());
+    }
+    content
+}
+
+/// How many bytes at the address are writable, as far as that matters.
+fn writable(address: usize) -> usize {
     let mut end = address;
-    while end - address < ARGUMENT {
+    while end - address < INLINE {
         let page = end - end % PAGE;
         let (Some(next), Some(place)) = (
             page.checked_add(PAGE),
@@ -57,7 +70,7 @@ fn writable(address: usize) -> u32 {
         }
         end = next;
     }
-    (end - address) as u32
+    end - address
 }
 
 /// How many bytes this process may lock.

@@ -26,8 +26,8 @@ fn a_mapped_file_is_the_same_memory_as_the_file() {
     let range = backing.host(PAGE, 4).unwrap();
     backing.write(PAGE, b"four").unwrap();
     // SAFETY: the range is four bytes of the backing, which lives.
-    let found = unsafe { range.start.cast::<[u8; 4]>().read_volatile() };
-    assert_eq!(found, *b"four");
+    let seen = unsafe { range.start.cast::<[u8; 4]>().read_volatile() };
+    assert_eq!(&seen, b"four");
     // SAFETY: as above.
     unsafe { range.start.cast::<[u8; 4]>().write_volatile(*b"hand") };
     let mut back = [0; 4];
@@ -51,7 +51,8 @@ fn a_truncation_under_an_access_loses_the_file_and_not_the_process() {
     backing.write(PAGE, b"x").unwrap();
     ftruncate(&file, PAGE).unwrap();
     // SAFETY: the range is a byte of the backing, which lives; the guard is there.
-    assert_eq!(unsafe { range.start.read_volatile() }, 0);
+    let seen = unsafe { range.start.read_volatile() };
+    assert_eq!(seen, 0);
     assert_eq!(backing.host(0, 1), None);
     assert_eq!(backing.read(0, &mut [0]), Err(Errno::EFAULT));
     assert_eq!(backing.write(0, &[0]), Err(Errno::EFAULT));

@@ -1,10 +1,10 @@
 //! The thread that waits for a call's end, as the framework sees it.
 
-use std::ops::Range;
+use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use vm_iommufd_wire::{Capabilities, Name};
+use vm_iommufd_wire::{Capabilities, Inline, Name};
 
 use super::connection::Connection;
 use super::handles::Object;
@@ -15,25 +15,74 @@ use crate::{Caller, CallerFile, Capability, Errno, Process};
 pub(super) struct Call<'a> {
     pub(super) connection: &'a Connection,
     pub(super) image: &'a Arc<Image>,
-    /// Addresses that the caller knows to be writable.
-    pub(super) writable: Range<u64>,
+    pub(super) argument: Argument,
     pub(super) capabilities: Capabilities,
+}
+
+/// What is at a call's argument, as it came with the call, and what was written there since,
+/// which goes back with the answer.
+#[derive(Default)]
+pub(super) struct Argument {
+    address: u64,
+    content: RefCell<Inline>,
+    length: usize,
+    written: RefCell<Inline>,
+}
+
+impl Argument {
+    pub(super) fn new(address: u64, content: Inline) -> Self {
+        Argument {
+            address,
+            length: content.length(),
+            content: RefCell::new(content),
+            written: RefCell::default(),
+        }
+    }
+
+    /// What was written.
+    pub(super) fn into_written(self) -> Inline {
+        self.written.into_inner()
+    }
+
+    /// The place of `length` bytes at `address` in the content, if all are there.
+    fn place(&self, address: u64, length: usize) -> Option<usize> {
+        let at = usize::try_from(address.checked_sub(self.address)?).ok()?;
+        (at.checked_add(length)? <= self.length).then_some(at)
+    }
+
+    fn read(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let Some(at) = self.place(address, buffer.len()) else {
+            return false;
+        };
+        let content = self.content.borrow();
+        let bytes = content.bytes.get(at..at + buffer.len());
+        bytes.is_some_and(|bytes| {
+            buffer.copy_from_slice(bytes);
+            true
+        })
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        let Some(at) = self.place(address, bytes.len()) else {
+            return false;
+        };
+        self.content.borrow_mut().set(at, bytes) && self.written.borrow_mut().set(at, bytes)
+    }
 }
 
 impl Caller for Call<'_> {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        if self.argument.read(address, buffer) {
+            return Ok(());
+        }
         self.image.read_memory(address, buffer)
     }
 
     fn write(&self, address: u64, buffer: &[u8]) -> Result<(), Errno> {
-        let end = address
-            .checked_add(buffer.len() as u64)
-            .ok_or(Errno::EFAULT)?;
-        if self.writable.start <= address && end <= self.writable.end {
-            self.image.write_writable(address, buffer)
-        } else {
-            self.image.write_memory(address, buffer)
+        if self.argument.write(address, buffer) {
+            return Ok(());
         }
+        self.image.write_memory(address, buffer)
     }
 
     fn process(&self) -> Arc<dyn Process> {

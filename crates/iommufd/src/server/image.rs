@@ -111,13 +111,6 @@ impl Image {
             .map_err(|_| Errno::EFAULT)
     }
 
-    /// Writes memory that is known to be writable.
-    pub(super) fn write_writable(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
-        self.memory
-            .write_all_at(bytes, address)
-            .map_err(|_| Errno::EFAULT)
-    }
-
     /// Writes its memory. The kernel would write through this descriptor to what the process
     /// itself may not write, so that is looked at first.
     pub(super) fn write_memory(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
@@ -126,7 +119,9 @@ impl Image {
         if !areas.iter().all(|area| area.write) {
             return Err(Errno::EFAULT);
         }
-        self.write_writable(address, bytes)
+        self.memory
+            .write_all_at(bytes, address)
+            .map_err(|_| Errno::EFAULT)
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
-use vm_iommufd_wire::{Capabilities, Name, Reply, Request, VERSION, ask};
+use vm_iommufd_wire::{Capabilities, Inline, Name, Reply, Request, VERSION, ask};
 
 use super::{Server, ServerConfig};
 use crate::{System, SystemConfig};
@@ -67,12 +67,14 @@ impl Client {
         (file, handle)
     }
 
-    fn ioctl(&self, handle: u64, request: u32, argument: u64, writable: u32) -> Reply {
+    fn ioctl(&self, handle: u64, request: u32, argument: u64, content: &[u8]) -> Reply {
+        let mut inline = Inline::default();
+        assert!(inline.set(0, content));
         let request = Request::Ioctl {
             handle,
             request,
             argument,
-            writable,
+            content: inline,
             capabilities: Capabilities::default(),
             lockable: 0,
         };

@@ -4,10 +4,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use vm_iommufd_wire::{self as wire, Capabilities, Request};
+use vm_iommufd_wire::{self as wire, Capabilities, Inline, Request};
 
 use super::Connection;
-use crate::server::caller::Call;
+use crate::server::caller::{Argument, Call};
 use crate::server::handles::Object;
 use crate::server::image::Image;
 use crate::{Context, Errno, PAGE_SIZE, Place, ProcessId, Reply};
@@ -54,7 +54,7 @@ impl Connection {
                 handle,
                 request,
                 argument,
-                writable,
+                content,
                 capabilities,
                 lockable,
             } => {
@@ -62,10 +62,16 @@ impl Connection {
                 let call = Call {
                     connection: self,
                     image,
-                    writable: argument..argument.saturating_add(writable.into()),
+                    argument: Argument::new(argument, content),
                     capabilities,
                 };
-                self.ioctl(&call, handle, request, argument)
+                let outcome = self.ioctl(&call, handle, request, argument);
+                // What was written goes back with an error, too.
+                let mut answer = outcome.unwrap_or_else(|error| Err(error).into());
+                if let wire::Reply::Done { written, .. } = &mut answer.reply {
+                    *written = call.argument.into_written();
+                }
+                return answer;
             }
             Request::Read {
                 handle,
@@ -104,7 +110,7 @@ impl Connection {
         Call {
             connection: self,
             image,
-            writable: 0..0,
+            argument: Argument::default(),
             capabilities: Capabilities::default(),
         }
     }
@@ -133,6 +139,7 @@ impl Connection {
                 outcome: Ok(0),
                 files: [Some(file), None],
                 take: false,
+                written: Inline::default(),
             },
             files: [Some(fd), None],
         })
@@ -167,6 +174,7 @@ impl Connection {
                 outcome: Ok(value.unsigned_abs().into()),
                 files: places,
                 take: false,
+                written: Inline::default(),
             },
             files,
         })
@@ -187,6 +195,7 @@ impl Connection {
             outcome: outcome.map_err(number),
             files: [None; wire::FILES],
             take: bell.is_to_be_taken(|| file.readiness().readable),
+            written: Inline::default(),
         }))
     }
 

@@ -22,28 +22,51 @@ fn a_call_reaches_the_callers_memory() {
     let argument = Box::into_raw(Box::new([12u32, 0, 0]));
     let address = argument.expose_provenance() as u64;
     assert_eq!(
-        client.ioctl(handle, IOAS_ALLOC, address, 12),
-        Reply::done(Ok(0))
-    );
-    // What the caller does not vouch for is looked up.
-    assert_eq!(
-        client.ioctl(handle, IOAS_ALLOC, address, 0),
+        client.ioctl(handle, IOAS_ALLOC, address, &[]),
         Reply::done(Ok(0))
     );
     // SAFETY: it came from a box, and nobody else has it.
     let argument = unsafe { Box::from_raw(argument) };
-    assert_eq!(*argument, [12, 0, 2]);
+    assert_eq!(*argument, [12, 0, 1]);
     assert_eq!(
-        client.ioctl(handle, IOAS_ALLOC, 0, 0),
+        client.ioctl(handle, IOAS_ALLOC, 0, &[]),
         failed(Errno::EFAULT)
     );
     assert_eq!(
-        client.ioctl(handle, IOAS_ALLOC, u64::MAX, 0),
+        client.ioctl(handle, IOAS_ALLOC, u64::MAX, &[]),
         failed(Errno::EFAULT)
     );
     assert_eq!(
-        client.ioctl(handle + 1, IOAS_ALLOC, 0, 0),
+        client.ioctl(handle + 1, IOAS_ALLOC, 0, &[]),
         failed(Errno::EBADF)
+    );
+}
+
+#[test]
+fn an_argument_that_came_with_the_call_goes_back_with_the_answer() {
+    let server = server();
+    let client = Client::connect(&server, 0);
+    let (_fd, handle) = client.open();
+    let content = [12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 7];
+    // Nothing is at that address, and nobody looks.
+    let Reply::Done {
+        outcome, written, ..
+    } = client.ioctl(handle, IOAS_ALLOC, 64, &content)
+    else {
+        panic!("an ioctl is done");
+    };
+    assert_eq!(outcome, Ok(0));
+    assert!(
+        written
+            .runs()
+            .flat_map(|(at, bytes)| at..at + bytes.len())
+            .all(|at| at < 12)
+    );
+    assert_eq!(written.bytes[8..14], [1, 0, 0, 0, 0, 0]);
+    // What it does not hold whole is looked for.
+    assert_eq!(
+        client.ioctl(handle, IOAS_ALLOC, 64, &content[..8]),
+        failed(Errno::EFAULT)
     );
 }
 
@@ -56,7 +79,7 @@ fn an_argument_that_may_not_be_written_is_a_fault() {
     let constant = std::hint::black_box(&CONSTANT);
     let address = constant.as_ptr().expose_provenance() as u64;
     assert_eq!(
-        client.ioctl(handle, IOAS_ALLOC, address, 0),
+        client.ioctl(handle, IOAS_ALLOC, address, &[]),
         failed(Errno::EFAULT)
     );
     assert_eq!(*constant, [12, 0, 0]);
@@ -74,7 +97,10 @@ fn what_a_descriptor_stands_for_goes_with_its_last_copy_and_before_the_next_requ
     drop(copy);
     assert_eq!(client.ask(&Request::Sync).0, Reply::done(Ok(0)));
     assert_eq!(server.shared().handles.count(), 0);
-    assert_eq!(client.ioctl(handle, IOAS_ALLOC, 0, 0), failed(Errno::EBADF));
+    assert_eq!(
+        client.ioctl(handle, IOAS_ALLOC, 0, &[]),
+        failed(Errno::EBADF)
+    );
 }
 
 #[test]
