@@ -29,6 +29,15 @@ pub struct Capabilities {
     pub sys_rawio: bool,
 }
 
+/// What a caller may do, as it states it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Privileges {
+    /// The calling thread's capabilities.
+    pub capabilities: Capabilities,
+    /// How many bytes the process may lock (`RLIMIT_MEMLOCK`).
+    pub lockable: u64,
+}
+
 /// Bytes at an `ioctl`'s argument: those whose bit in the mask is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inline {
@@ -108,10 +117,8 @@ pub enum Request {
         argument: u64,
         /// What is there, from the argument on, as far as the caller knows it to be writable.
         content: Inline,
-        /// The calling thread's capabilities.
-        capabilities: Capabilities,
-        /// How many bytes the process may lock (`RLIMIT_MEMLOCK`).
-        lockable: u64,
+        /// What the caller may do, for a call that depends on it.
+        privileges: Option<Privileges>,
     },
     /// `read` on a descriptor of ours.
     Read {
@@ -317,13 +324,17 @@ impl Request {
                 request,
                 argument,
                 ref content,
-                capabilities: c,
-                lockable,
+                privileges,
             } => {
                 inline = content;
-                let capabilities = pack([c.ipc_lock, c.sys_resource, c.sys_rawio]);
+                let stated = privileges.is_some();
+                let Privileges {
+                    capabilities: c,
+                    lockable,
+                } = privileges.unwrap_or_default();
+                let flags = pack([stated, c.ipc_lock, c.sys_resource, c.sys_rawio]);
                 let request = request.into();
-                [2, handle, request, argument, capabilities, lockable, 0, 0]
+                [2, handle, request, argument, flags, lockable, 0, 0]
             }
             Request::Read {
                 handle,
@@ -368,19 +379,25 @@ impl Request {
                 parent,
             },
             [1, 0, 0, 0, 0, 0, 0, 0] => Request::Open,
-            [2, handle, request, argument, capabilities, lockable, 0, 0] => {
-                let [ipc_lock, sys_resource, sys_rawio] = unpack(capabilities)?;
-                Request::Ioctl {
-                    handle,
-                    request: narrow(request)?,
-                    argument,
-                    content,
+            [2, handle, request, argument, flags, lockable, 0, 0] => {
+                let [stated, ipc_lock, sys_resource, sys_rawio] = unpack(flags)?;
+                let privileges = Privileges {
                     capabilities: Capabilities {
                         ipc_lock,
                         sys_resource,
                         sys_rawio,
                     },
                     lockable,
+                };
+                if !stated && privileges != Privileges::default() {
+                    return Err(Malformed);
+                }
+                Request::Ioctl {
+                    handle,
+                    request: narrow(request)?,
+                    argument,
+                    content,
+                    privileges: stated.then_some(privileges),
                 }
             }
             [3, handle, address, length, 0, 0, 0, 0] => Request::Read {

@@ -30,12 +30,14 @@ fn requests() -> impl Strategy<Value = Request> {
             request: d,
             argument: b,
             content: e,
-            capabilities: Capabilities {
-                ipc_lock: f,
-                sys_resource: g,
-                sys_rawio: h,
-            },
-            lockable: c,
+            privileges: (c % 2 == 0).then_some(Privileges {
+                capabilities: Capabilities {
+                    ipc_lock: f,
+                    sys_resource: g,
+                    sys_rawio: h,
+                },
+                lockable: c,
+            }),
         },
         3 => Request::Read {
             handle: a,

@@ -34,9 +34,13 @@ impl Incoming {
 
 /// Sends a message whole, with at most [`FILES`] files; waits while the socket is full.
 pub fn send(socket: impl AsFd, message: &[u8], files: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if files.is_empty() {
+        io::retry_on_intr(|| net::send(&socket, message, SendFlags::NOSIGNAL))?;
+        return Ok(());
+    }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
-    if !files.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(files)) {
+    if !beside.push(SendAncillaryMessage::ScmRights(files)) {
         return Err(Errno::TOOBIG);
     }
     io::retry_on_intr(|| {

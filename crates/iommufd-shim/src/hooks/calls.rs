@@ -7,7 +7,7 @@ use rustix::mm::{self, Advice};
 use rustix::process;
 use rustix::thread::{self, CapabilitySet};
 use std::ptr;
-use vm_iommufd_wire::{Capabilities, INLINE, Inline, Request};
+use vm_iommufd_wire::{Capabilities, INLINE, Inline, Privileges, Request};
 
 /// The type of iommufd's and VFIO's request numbers.
 const TYPE: c_ulong = b';' as c_ulong;
@@ -28,13 +28,22 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: c_ulong) -
             request: request as u32,
             argument,
             content: content(place),
-            capabilities: capabilities(),
-            lockable: lockable(),
+            privileges: depends_on_privileges(request as u32).then(|| Privileges {
+                capabilities: capabilities(),
+                lockable: lockable(),
+            }),
         };
         return returned(call_at(&request, fd, place)) as c_int;
     }
     // SAFETY: the caller vouches.
     unsafe { next::ioctl(fd, request, argument) }
+}
+
+/// Whether the call may depend on what the caller may do. Those that do not are iommufd's calls to
+/// destroy, to allocate an address space, to allow and to tell addresses, to unmap, to choose the
+/// compatible address space, to tell of the hardware, of dirty pages, and to invalidate.
+fn depends_on_privileges(request: u32) -> bool {
+    !matches!(request, 0x3b80..=0x3b82 | 0x3b84 | 0x3b86 | 0x3b88 | 0x3b8a..=0x3b8d)
 }
 
 /// What is at the address, as far as it is writable: most calls read it and write it back, for

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
-use vm_iommufd_wire::{Capabilities, Inline, Name, Reply, Request, VERSION, ask};
+use vm_iommufd_wire::{Inline, Name, Reply, Request, VERSION, ask};
 
 use super::{Server, ServerConfig};
 use crate::{System, SystemConfig};
@@ -75,8 +75,7 @@ impl Client {
             request,
             argument,
             content: inline,
-            capabilities: Capabilities::default(),
-            lockable: 0,
+            privileges: None,
         };
         self.ask(&request).0
     }

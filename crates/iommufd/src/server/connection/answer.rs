@@ -55,15 +55,16 @@ impl Connection {
                 request,
                 argument,
                 content,
-                capabilities,
-                lockable,
+                privileges,
             } => {
-                image.set_lockable(lockable);
+                if let Some(privileges) = privileges {
+                    image.set_lockable(privileges.lockable);
+                }
                 let call = Call {
                     connection: self,
                     image,
                     argument: Argument::new(argument, content),
-                    capabilities,
+                    capabilities: privileges.unwrap_or_default().capabilities,
                 };
                 let outcome = self.ioctl(&call, handle, request, argument);
                 // What was written goes back with an error, too.
