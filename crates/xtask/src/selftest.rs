@@ -22,6 +22,8 @@ enum What {
     Iommufd(iommufd::IommufdArgs),
 }
 
+pub use iommufd::outcome as iommufd_outcome;
+
 /// Runs the command; the answer is whether every case that is known went as it should.
 pub fn run(args: &SelftestArgs) -> Result<bool> {
     match &args.what {

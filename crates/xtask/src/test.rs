@@ -44,6 +44,8 @@ pub enum Step {
     Corpus,
     /// The instructions that walks and edits take, under callgrind, against the committed counts.
     Instructions,
+    /// The kernel's own test of /dev/iommu, on ours.
+    Selftest,
     /// The bare-metal demo on this machine's KVM, or in the box where there is none.
     Demo,
     /// Stock Linux guests behind the unit.
@@ -77,6 +79,9 @@ pub fn run(args: TestArgs) -> Result<bool> {
         rows.push(timed("instructions", || {
             instructions::run(args.bless, &logs)
         }));
+    }
+    if wanted(Step::Selftest) {
+        rows.push(timed("iommufd selftest", crate::selftest::iommufd_outcome));
     }
     if wanted(Step::Demo) || wanted(Step::Guests) {
         match workspace::build_vmm() {

@@ -1,6 +1,6 @@
 //! `cargo xtask selftest iommufd`: fetch, build, run, compare.
 
-use super::list::{Comparison, List};
+use super::list::{Comparison, Count, List};
 use super::tap::Reader;
 use crate::kernel::source::{self, Tree};
 use crate::proc::{self, Bounded, Ending};
@@ -32,8 +32,52 @@ pub struct IommufdArgs {
     arguments: Vec<String>,
 }
 
+/// A run of the test, held against the list.
+struct Run {
+    version: String,
+    ending: Ending,
+    comparison: Comparison,
+    good: bool,
+}
+
 /// Runs the command; the answer is whether every known case went as it should.
 pub fn run(args: &IommufdArgs) -> Result<bool> {
+    let run = run_whole(args)?;
+    if args.json {
+        let document = serde_json::json!({
+            "source": run.version,
+            "passed": run.good,
+            "ending": run.ending.to_string(),
+            "results": run.comparison,
+        });
+        println!("{document:#}");
+    } else {
+        print(&run);
+    }
+    Ok(run.good)
+}
+
+/// Runs all cases of the known version: whether they went as they should, and how many did.
+pub fn outcome() -> Result<(bool, String)> {
+    let run = run_whole(&IommufdArgs {
+        newest: false,
+        json: false,
+        arguments: Vec::new(),
+    })?;
+    let wrong = run.comparison.wrong.first();
+    let first = wrong.map_or(String::new(), |wrong| format!(", first {}", wrong.name));
+    Ok((run.good, tally(&run.comparison) + &first))
+}
+
+fn tally(comparison: &Comparison) -> String {
+    let total = &comparison.total;
+    format!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    )
+}
+
+fn run_whole(args: &IommufdArgs) -> Result<Run> {
     tools::ensure(tools::SELFTEST_BUILD)?;
     let list = List::iommufd()?;
     let tree = source::tree(args.newest)?;
@@ -48,23 +92,17 @@ pub fn run(args: &IommufdArgs) -> Result<bool> {
     let whole = reader.planned.is_some_and(|planned| planned == ran);
     let comparison = list.compare(reader.cases, part);
     let good = comparison.total.failed == 0 && comparison.total.passed > 0 && (part || whole);
-    if args.json {
-        let document = serde_json::json!({
-            "source": tree.version,
-            "passed": good,
-            "ending": ending.to_string(),
-            "results": comparison,
-        });
-        println!("{document:#}");
-    } else {
-        print(&comparison, &tree, ending);
-    }
     if good {
         std::fs::remove_dir_all(&folder).ok();
     } else {
         say(format!("what was said is in {}", errors.display()));
     }
-    Ok(good)
+    Ok(Run {
+        version: tree.version,
+        ending,
+        comparison,
+        good,
+    })
 }
 
 /// Builds the test as its own makefile does, with nothing changed.
@@ -140,25 +178,25 @@ fn execute(
     Ok((reader, ending))
 }
 
-fn print(comparison: &Comparison, tree: &Tree, ending: Ending) {
-    let row = |name: &str, count: &super::list::Count| {
+fn print(run: &Run) {
+    let row = |name: &str, count: &Count| {
         let numbers = [count.cases, count.passed, count.skipped, count.failed];
         let mut row = vec![name.to_owned()];
         row.extend(numbers.map(|number| number.to_string()));
         row
     };
+    let comparison = &run.comparison;
     let head = ["fixture", "cases", "pass", "skip", "fail"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
-    let fixtures = comparison.fixtures.iter();
-    rows.extend(
-        fixtures
-            .filter(|(_, count)| count.cases > 0)
-            .map(|(name, count)| row(name, count)),
-    );
+    let ran = comparison
+        .fixtures
+        .iter()
+        .filter(|(_, count)| count.cases > 0);
+    rows.extend(ran.map(|(name, count)| row(name, count)));
     rows.push(row("all", &comparison.total));
     println!(
-        "\nThe iommufd selftest of Linux {}: {ending}\n",
-        tree.version
+        "\nThe iommufd selftest of Linux {}: {}\n",
+        run.version, run.ending
     );
     println!("{}", table(&rows));
     for wrong in &comparison.wrong {
@@ -168,14 +206,10 @@ fn print(comparison: &Comparison, tree: &Tree, ending: Ending) {
         }
     }
     if !comparison.new.is_empty() {
-        println!("\ncases that are not in the list, and do not count:");
+        println!("cases that are not in the list, and do not count:");
         for case in &comparison.new {
             println!("  {:?} {}", case.outcome, case.name);
         }
     }
-    let total = &comparison.total;
-    println!(
-        "\n{} passed, {} failed, {} skipped",
-        total.passed, total.failed, total.skipped
-    );
+    println!("{}", tally(comparison));
 }

@@ -90,7 +90,7 @@ pub fn runs(step: Step) -> Option<(&'static str, Vec<Run>)> {
             }],
         ),
         Step::Corpus => ("fuzz corpora", vec![run(&[&["test"], FUZZ])]),
-        Step::Instructions | Step::Demo | Step::Guests => return None,
+        Step::Instructions | Step::Selftest | Step::Demo | Step::Guests => return None,
     })
 }
 
