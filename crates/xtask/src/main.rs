@@ -6,6 +6,7 @@ mod bench;
 mod boot;
 mod checks;
 mod compare;
+mod coverage;
 mod cpio;
 mod disk;
 mod emulator;
@@ -56,6 +57,8 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Fuzz targets for a bounded time; what they find is a file that shows it again.
     Fuzz(fuzz::FuzzArgs),
+    /// Which part of a crate's lines its own tests execute.
+    Coverage(coverage::CoverageArgs),
     /// The harness inside the box: run the jobs that a folder lists.
     #[command(hide = true)]
     BoxAgent {
@@ -84,6 +87,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Bench(args) => bench::run(args),
         Command::Compare(args) => compare::run(&args),
         Command::Fuzz(args) => fuzz::run(args),
+        Command::Coverage(args) => coverage::run(&args),
         Command::BoxAgent { folder } => job::run_all(&folder).map(|()| true),
     }
 }

@@ -80,7 +80,27 @@ pub fn build_preload() -> Result<PathBuf> {
 }
 
 /// Runs a build and returns the path of the program or library that it made of the target `name`.
-pub fn build(mut command: Command, name: &'static str) -> Result<PathBuf> {
+pub fn build(command: Command, name: &'static str) -> Result<PathBuf> {
+    let programs = build_all(command, name)?;
+    let mut named = programs
+        .into_iter()
+        .filter(|program| program.target == name);
+    let program = named.next_back();
+    let program = program.with_context(|| format!("cargo built {name} but named no program"))?;
+    Ok(program.path)
+}
+
+/// A program, or a library that C programs load, that cargo built.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Program {
+    /// The name of its target.
+    pub target: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// Runs a build of `what` and returns all programs that it made or that were there already.
+pub fn build_all(mut command: Command, what: &str) -> Result<Vec<Program>> {
     command
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
@@ -93,30 +113,37 @@ pub fn build(mut command: Command, name: &'static str) -> Result<PathBuf> {
         .context("cargo has no output pipe")?;
     let reader = std::thread::spawn(move || {
         let lines = std::io::BufReader::new(stdout).lines();
-        lines.map_while(Result::ok).fold(None, |found, line| {
-            executable_of(&line, name).map(PathBuf::from).or(found)
-        })
+        let programs = lines
+            .map_while(Result::ok)
+            .filter_map(|line| program(&line));
+        programs.collect::<Vec<Program>>()
     });
     let ending = running.wait(|| {})?;
-    let binary = reader.join().unwrap_or_default();
+    let programs = reader.join().unwrap_or_default();
     if !ending.is_success() {
-        bail!("building {name} failed ({ending}); its errors are above");
+        bail!("building {what} failed ({ending}); its errors are above");
     }
-    binary.with_context(|| format!("cargo built {name} but named no program"))
+    Ok(programs)
 }
 
-/// The program or shared library that a line of cargo's JSON messages says was built of the target `name`.
-fn executable_of(line: &str, name: &str) -> Option<String> {
+/// The program, or the library that C programs load, that a line of cargo's JSON messages says was
+/// built.
+fn program(line: &str) -> Option<Program> {
     let message: serde_json::Value = serde_json::from_str(line).ok()?;
-    if message["target"]["name"] != name {
-        return None;
-    }
-    if let Some(program) = message["executable"].as_str() {
-        return Some(program.to_owned());
-    }
-    let mut files = message["filenames"].as_array()?.iter();
-    let library = files.find_map(|file| file.as_str().filter(|file| file.ends_with(".so")));
-    library.map(str::to_owned)
+    let target = &message["target"];
+    let path = match message["executable"].as_str() {
+        Some(program) => program,
+        None if target["kind"][0] == "cdylib" => message["filenames"]
+            .as_array()?
+            .iter()
+            .filter_map(serde_json::Value::as_str)
+            .find(|file| file.ends_with(".so"))?,
+        None => return None,
+    };
+    Some(Program {
+        target: target["name"].as_str()?.to_owned(),
+        path: path.into(),
+    })
 }
 
 /// A fresh folder in the target folder for one run's inputs and results. Folders that earlier

@@ -6,23 +6,23 @@ fn the_root_is_the_workspace() {
 }
 
 #[test]
-fn only_the_named_binary_is_taken_from_cargo() {
+fn programs_are_taken_from_what_cargo_says() {
     let line = r#"{"target":{"name":"vm-iommu"},"executable":"/t/vm-iommu"}"#;
-    assert_eq!(
-        executable_of(line, "vm-iommu").as_deref(),
-        Some("/t/vm-iommu")
-    );
-    let line = r#"{"target":{"name":"xtask"},"executable":"/t/xtask"}"#;
-    assert_eq!(executable_of(line, "vm-iommu"), None);
+    let expected = Program {
+        target: "vm-iommu".to_owned(),
+        path: "/t/vm-iommu".into(),
+    };
+    assert_eq!(program(line), Some(expected));
     let library = r#"{"target":{"name":"vm-iommu"},"executable":null}"#;
-    assert_eq!(executable_of(library, "vm-iommu"), None);
-    let shared =
-        r#"{"target":{"name":"shim"},"executable":null,"filenames":["/t/a.d","/t/libshim.so"]}"#;
-    assert_eq!(
-        executable_of(shared, "shim").as_deref(),
-        Some("/t/libshim.so")
-    );
-    assert_eq!(executable_of("warning: text", "vm-iommu"), None);
+    assert_eq!(program(library), None);
+    assert_eq!(program("warning: text"), None);
+    let shared = r#"{"target":{"name":"shim","kind":["cdylib"]},"executable":null,
+        "filenames":["/t/a.d","/t/libshim.so"]}"#;
+    let expected = Program {
+        target: "shim".to_owned(),
+        path: "/t/libshim.so".into(),
+    };
+    assert_eq!(program(shared), Some(expected));
 }
 
 #[test]
