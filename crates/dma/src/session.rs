@@ -16,6 +16,20 @@ use crate::handle::{Missed, Piece};
 /// One epoch of a handle. Implements [`GuestMemory`], so that `virtio-queue` works over it; the
 /// slices borrow it, and its drop ends the epoch.
 ///
+/// A slice does not outlive its session, since no invalidation would wait for it then:
+///
+/// ```compile_fail,E0505
+/// use vm_iommu_dma::DmaHandle;
+/// use vm_memory::{GuestAddress, GuestMemory, Permissions};
+///
+/// fn late(handle: &mut DmaHandle) {
+///     let session = handle.session();
+///     let mut slices = session.get_slices(GuestAddress(0), 8, Permissions::Read).unwrap();
+///     drop(session);
+///     slices.next();
+/// }
+/// ```
+///
 /// Libraries above may swallow an error; the session keeps the first fault for
 /// [`take_fault`](Self::take_fault).
 pub struct DmaSession<'a> {

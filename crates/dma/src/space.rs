@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use vm_iommu_spec::DomainId;
 
@@ -17,6 +17,8 @@ use crate::observer::{EVERYTHING, Observers};
 #[derive(Debug)]
 pub struct Tag {
     value: AtomicU64,
+    /// Those whose translations go through this one's.
+    nested: OnceLock<Mutex<Vec<Weak<Tag>>>>,
     observers: Observers,
 }
 
@@ -24,8 +26,26 @@ impl Tag {
     pub(crate) fn new(value: u64) -> Self {
         Self {
             value: AtomicU64::new(value),
+            nested: OnceLock::new(),
             observers: Observers::default(),
         }
+    }
+
+    /// Makes `tag` one whose translations go through this one's.
+    pub(crate) fn nest(&self, tag: &Arc<Tag>) {
+        let nested = self.nested.get_or_init(Mutex::default);
+        let mut nested = nested.lock().unwrap_or_else(PoisonError::into_inner);
+        nested.retain(|tag| tag.strong_count() > 0);
+        nested.push(Arc::downgrade(tag));
+    }
+
+    /// Those whose translations go through this one's.
+    pub(crate) fn nested(&self) -> Vec<Arc<Tag>> {
+        let Some(nested) = self.nested.get() else {
+            return Vec::new();
+        };
+        let nested = nested.lock().unwrap_or_else(PoisonError::into_inner);
+        nested.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The current value.

@@ -5,7 +5,14 @@
 //! The count of a piece is the difference between two runs, one with twice as many times, so what
 //! starts and ends a program is not in it. `counts.json` has the counts that are held.
 
+mod dma;
+/// The machine of the bench, for the same accesses.
+#[allow(dead_code)]
+#[path = "../../dma/benches/dma/machine.rs"]
+mod machine;
 mod pagetable;
+#[path = "../../dma/benches/dma/ring.rs"]
+mod ring;
 
 use std::process::ExitCode;
 
@@ -19,7 +26,7 @@ struct Work {
 }
 
 fn all() -> impl Iterator<Item = &'static Work> {
-    [pagetable::WORK].into_iter().flatten()
+    [pagetable::WORK, dma::WORK].into_iter().flatten()
 }
 
 fn main() -> ExitCode {

@@ -46,12 +46,12 @@ pub trait TableMemory: Send + Sync {
     /// [`BadAddress`] if the word is misaligned or not in memory.
     fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress>;
 
-    /// The 512 words of the table at `table`, a multiple of 4096, if all of it is in memory and
-    /// the memory can lend it: for those who access many words of one table. `None` says
-    /// nothing; the words may be accessible one by one.
-    fn table(&self, table: PhysAddr) -> Option<&[AtomicU64; 512]> {
-        let _ = table;
-        None
+    /// Lends the 512 words of the table at `table`, a multiple of 4096, to `access`, if all of it
+    /// is in memory and the memory can lend it: for those who store many words of one table.
+    /// Whether it did; `false` says nothing more, the words may be accessible one by one.
+    fn with_table(&self, table: PhysAddr, access: &mut dyn FnMut(&[AtomicU64; 512])) -> bool {
+        let _ = (table, access);
+        false
     }
 }
 
@@ -82,7 +82,7 @@ impl<M: TableMemory + ?Sized> TableMemory for &M {
     }
 
     #[inline]
-    fn table(&self, table: PhysAddr) -> Option<&[AtomicU64; 512]> {
-        (**self).table(table)
+    fn with_table(&self, table: PhysAddr, access: &mut dyn FnMut(&[AtomicU64; 512])) -> bool {
+        (**self).with_table(table, access)
     }
 }

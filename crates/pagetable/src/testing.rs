@@ -86,11 +86,12 @@ impl TableMemory for MockMemory {
         Ok(())
     }
 
-    fn table(&self, table: PhysAddr) -> Option<&[AtomicU64; 512]> {
-        let first = table.0.checked_sub(self.base.0)? / 8;
-        let words = self.words.get(usize::try_from(first).ok()?..)?;
-        let aligned = (table.0 ^ self.base.0).is_multiple_of(8);
-        if aligned { words.first_chunk() } else { None }
+    fn with_table(&self, table: PhysAddr, access: &mut dyn FnMut(&[AtomicU64; 512])) -> bool {
+        let first = table.0.checked_sub(self.base.0);
+        let first = first.filter(|offset| offset.is_multiple_of(8));
+        let words = first.and_then(|offset| self.words.get(usize::try_from(offset / 8).ok()?..));
+        let words = words.and_then(|words| words.first_chunk());
+        words.map(access).is_some()
     }
 
     fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress> {

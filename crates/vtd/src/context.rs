@@ -1,7 +1,7 @@
 //! Root and context tables, and the context cache (sections 3.4 and 6.2.2).
 
 use vm_iommu_dma::unit::SpaceCache;
-use vm_iommu_dma::{GuestRam, Space};
+use vm_iommu_dma::{GuestRam, Space, TableView};
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::PhysAddr;
 use vm_iommu_spec::vtd::descriptor::ContextScope;
@@ -27,13 +27,17 @@ impl ContextLookup {
         source: u16,
         rules: &TableRules,
     ) -> Self {
+        ram.tables(|tables| Self::read(tables, root, source, rules))
+    }
+
+    fn read(tables: &TableView, root: RootTableAddress, source: u16, rules: &TableRules) -> Self {
         let [bus, devfn] = source.to_be_bytes();
         let mut lookup = Self {
             root: None,
             entry: None,
             outcome: Err(FaultReason::RootTableAccess),
         };
-        let Some((place, low, high)) = load(ram, root.address(), bus) else {
+        let Some((place, low, high)) = load(tables, root.address(), bus) else {
             return lookup;
         };
         let entry = RootEntry::from_words(low, high);
@@ -45,7 +49,7 @@ impl ContextLookup {
                 return lookup;
             }
         };
-        let Some((place, low, high)) = load(ram, table, devfn) else {
+        let Some((place, low, high)) = load(tables, table, devfn) else {
             lookup.outcome = Err(FaultReason::ContextTableAccess);
             return lookup;
         };
@@ -63,10 +67,10 @@ impl ContextLookup {
 }
 
 /// Loads the 128-bit entry `index` of `table`.
-fn load(ram: &GuestRam, table: PhysAddr, index: u8) -> Option<(PhysAddr, u64, u64)> {
+fn load(tables: &TableView, table: PhysAddr, index: u8) -> Option<(PhysAddr, u64, u64)> {
     let place = table.checked_add(u64::from(index) * 16)?;
-    let low = ram.load(place).ok()?;
-    let high = ram.load(place.checked_add(8)?).ok()?;
+    let low = tables.load(place).ok()?;
+    let high = tables.load(place.checked_add(8)?).ok()?;
     Some((place, low, high))
 }
 

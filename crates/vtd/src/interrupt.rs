@@ -146,17 +146,19 @@ fn load(
     const ATTEMPTS: usize = 4;
     let place = entry_place(table, index)?;
     let high_place = place.checked_add(8)?;
-    let mut low = ram.load(place).ok()?;
-    let mut high = ram.load(high_place).ok()?;
-    for _ in 0..ATTEMPTS {
-        let again = ram.load(place).ok()?;
-        if again == low {
-            break;
+    ram.tables(|tables| {
+        let mut low = tables.load(place).ok()?;
+        let mut high = tables.load(high_place).ok()?;
+        for _ in 0..ATTEMPTS {
+            let again = tables.load(place).ok()?;
+            if again == low {
+                break;
+            }
+            low = again;
+            high = tables.load(high_place).ok()?;
         }
-        low = again;
-        high = ram.load(high_place).ok()?;
-    }
-    Some((Some(place), Irte::from_words(low, high)))
+        Some((Some(place), Irte::from_words(low, high)))
+    })
 }
 
 /// The interrupt entry cache (section 6.2.4), by index.

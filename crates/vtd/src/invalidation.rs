@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use vm_iommu_dma::unit::Progress;
 use vm_iommu_dma::{Awaited, Drain};
-use vm_iommu_pagetable::TableMemory;
+use vm_iommu_pagetable::{BadAddress, TableMemory};
 use vm_iommu_spec::vtd::descriptor::{Descriptor, IotlbScope, Wait};
 use vm_iommu_spec::vtd::registers::{
     InvalidationStatus, QueueError, QueuePointer, TableMode, offset,
@@ -244,8 +244,10 @@ impl Vtd {
             .checked_add(u64::from(head))
             .ok_or(QueueError::Fetch)?;
         let upper = place.checked_add(8).ok_or(QueueError::Fetch)?;
-        let low = self.ram.load(place).map_err(|_| QueueError::Fetch)?;
-        let high = self.ram.load(upper).map_err(|_| QueueError::Fetch)?;
+        let words = self
+            .ram
+            .tables(|tables| Ok((tables.load(place)?, tables.load(upper)?)));
+        let (low, high) = words.map_err(|_: BadAddress| QueueError::Fetch)?;
         Descriptor::decode(low, high, &self.descriptor_rules)
     }
 

@@ -163,6 +163,8 @@ impl Vtd {
         self.contexts.invalidate_all();
         self.walk_cache.invalidate_all();
         self.iotlb.invalidate_all();
+        // Nobody waits here, but what handles remember goes as well.
+        self.epochs.renew();
         self.irtes.invalidate(|_| true);
         self.routes.refresh();
     }

@@ -8,6 +8,7 @@ mod access;
 mod invalidate;
 mod machine;
 mod queue;
+mod ring;
 mod threads;
 
 use std::time::Instant;

@@ -151,6 +151,15 @@ impl Iotlb {
         Arc::new(Tag::new(self.fresh_tag()))
     }
 
+    /// A tag, under which nothing is cached, for what is translated twice, the second time in the
+    /// space of `parent`: no range of its own addresses is known for a range there, so an
+    /// invalidation of `parent`, whole or in part, drops everything cached under the new tag.
+    pub fn nested_tag(&self, parent: &Tag) -> Arc<Tag> {
+        let tag = self.tag();
+        parent.nest(&tag);
+        tag
+    }
+
     /// The cached page of `tag` that holds `address` and allows `access`.
     #[inline]
     pub fn find(&self, tag: &Tag, address: Iova, access: Access) -> Option<IotlbEntry> {
@@ -267,17 +276,25 @@ impl Iotlb {
         self.observers.unmapped(&EVERYTHING);
     }
 
-    /// Drops everything cached under `tag`.
+    /// Drops everything cached under `tag`, and under tags nested in it.
     pub fn invalidate_tag(&self, tag: &Tag) {
         self.begin_invalidation();
-        tag.set(self.fresh_tag());
-        tag.observers().unmapped(&EVERYTHING);
+        self.renew(tag);
     }
 
-    /// Drops every page cached under `tag` that holds an address from `first` to `last`.
+    /// Gives `tag`, and those nested in it, a fresh value. The depth is that of the nesting.
+    fn renew(&self, tag: &Tag) {
+        tag.set(self.fresh_tag());
+        tag.observers().unmapped(&EVERYTHING);
+        tag.nested().iter().for_each(|nested| self.renew(nested));
+    }
+
+    /// Drops every page cached under `tag` that holds an address from `first` to `last`, and
+    /// everything under tags nested in it.
     pub fn invalidate_range(&self, tag: &Tag, first: Iova, last: Iova) {
         self.begin_invalidation();
         tag.observers().unmapped(&(first..=last));
+        tag.nested().iter().for_each(|nested| self.renew(nested));
         let tag = tag.value();
         let overlaps = |key: Key| {
             let (page, page_shift) = page_of(key);

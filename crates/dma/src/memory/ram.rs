@@ -1,7 +1,7 @@
 //! Guest RAM as units and devices reach it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use vm_iommu_pagetable::{BadAddress, TableMemory};
@@ -179,6 +179,10 @@ impl TableMemory for GuestRam {
     #[inline]
     fn store(&self, address: PhysAddr, value: u64) -> Result<(), BadAddress> {
         self.tables(|tables| tables.store(address, value))
+    }
+
+    fn with_table(&self, table: PhysAddr, access: &mut dyn FnMut(&[AtomicU64; 512])) -> bool {
+        self.tables(|tables| tables.with_table(table, access))
     }
 
     fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress> {

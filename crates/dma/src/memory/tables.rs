@@ -78,6 +78,22 @@ impl TableMemory for TableView {
         Ok(())
     }
 
+    fn with_table(&self, table: PhysAddr, access: &mut dyn FnMut(&[AtomicU64; 512])) -> bool {
+        let Some((region, host)) = self.0.locate(table, 4096) else {
+            return false;
+        };
+        // Words in memory are little-endian.
+        if cfg!(target_endian = "big") || !host.cast::<AtomicU64>().is_aligned() {
+            return false;
+        }
+        // Whoever takes the mark waits for the stores that follow: the map is in use until then.
+        region.mark(table, 4096);
+        // SAFETY: the words are mapped while the map lives, aligned, and shared with the guest,
+        // so that they are only ever accessed atomically or as volatile bytes.
+        access(unsafe { host.cast::<[AtomicU64; 512]>().as_ref() });
+        true
+    }
+
     fn store_u32(&self, address: PhysAddr, value: u32) -> Result<(), BadAddress> {
         let (region, host) = self.word(address, 4)?;
         region.mark(address, 4);

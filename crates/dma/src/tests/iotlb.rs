@@ -50,6 +50,33 @@ fn an_entry_answers_for_its_page_its_tag_and_its_permissions() {
 }
 
 #[test]
+fn an_invalidation_of_the_parent_drops_what_is_nested_in_it_and_not_the_other_way_round() {
+    let iotlb = Iotlb::new(IotlbConfig::default());
+    let parent = iotlb.tag();
+    let (nested, stranger) = (iotlb.nested_tag(&parent), iotlb.tag());
+    let refill = || {
+        for tag in [&parent, &nested, &stranger] {
+            if !hits(&iotlb, tag, 0x5000) {
+                fill(&iotlb, tag, entry(0x5000, 12, READ_WRITE));
+            }
+        }
+    };
+    let cached = || [&parent, &nested, &stranger].map(|tag| hits(&iotlb, tag, 0x5000));
+    refill();
+    // Another page of the parent: which of the nested ones lead there is not known.
+    iotlb.invalidate_range(&parent, Iova(0x9000), Iova(0x9fff));
+    assert_eq!(cached(), [true, false, true]);
+    iotlb.invalidate_tag(&parent);
+    refill();
+    iotlb.invalidate_tag(&parent);
+    assert_eq!(cached(), [false, false, true]);
+    iotlb.invalidate_tag(&stranger);
+    refill();
+    iotlb.invalidate_tag(&nested);
+    assert_eq!(cached(), [true, false, true]);
+}
+
+#[test]
 fn each_granularity_drops_what_it_names_and_nothing_else() {
     let iotlb = Iotlb::new(IotlbConfig::default());
     let (tag, other) = (iotlb.tag(), iotlb.tag());

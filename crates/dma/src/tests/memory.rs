@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::{FaultReason, PhysAddr};
 
@@ -52,4 +54,25 @@ fn a_run_is_the_region_that_holds_the_address() {
     let run = ram.resolve(PhysAddr(0x10_ffff)).unwrap();
     assert_eq!((run.start, run.len), (PhysAddr(0x10_0000), 0x10000));
     assert_eq!(ram.resolve(PhysAddr(0x2_0000)), Err(FaultReason::NotMemory));
+}
+
+#[test]
+fn a_table_is_lent_if_all_of_it_is_memory() {
+    let ram = ram();
+    let lent = |table| {
+        ram.with_table(PhysAddr(table), &mut |words| {
+            words[511].store(table | 1, Ordering::Relaxed);
+        })
+    };
+    assert!(lent(0x10_3000));
+    assert_eq!(ram.load(PhysAddr(0x10_3ff8)), Ok(0x10_3001));
+    for bad in [0x1_0000, 0xf_f000, 0x11_0000, !0xfff] {
+        assert!(!lent(bad), "{bad:#x}");
+    }
+    ram.start_dirty_log();
+    assert!(lent(0x2000));
+    assert_eq!(
+        ram.harvest_dirty_pages().iter().collect::<Vec<_>>(),
+        [PhysAddr(0x2000)]
+    );
 }

@@ -8,6 +8,7 @@ mod iotlb;
 mod memory;
 mod observer;
 mod port_iommu;
+mod recent;
 mod remapper;
 mod replace;
 mod session;

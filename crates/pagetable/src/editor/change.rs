@@ -209,14 +209,16 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
         let start = entry_address(0, 1, first) / 8;
         let count = ((last - first) >> 12) + 1;
         let mut pages = 0;
-        if let Some(words) = self.memory.table(PhysAddr(table)) {
+        let format = &self.format;
+        let lent = self.memory.with_table(PhysAddr(table), &mut |words| {
             for word in words.iter().skip(start as usize).take(count as usize) {
-                if self.format.is_present(word.load(Ordering::Acquire)) {
+                if format.is_present(word.load(Ordering::Acquire)) {
                     word.store(0, Ordering::Release);
                     pages += 1;
                 }
             }
-        } else {
+        });
+        if !lent {
             for place in (start..start + count).map(|index| table + index * 8) {
                 let entry = self.load(place)?;
                 if self.format.is_present(entry) {

@@ -168,24 +168,23 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
     /// Maps pages of 4096 bytes as far as entries are vacant, if the memory lends the table.
     /// Yields whether it mapped any.
     fn map_smallest(&mut self, table: u64, run: &mut Run<'_>) -> bool {
-        let Some(words) = self.memory.table(PhysAddr(table)) else {
-            return false;
-        };
         let first = entry_address(0, 1, run.iova) as usize / 8;
         let count = ((run.last - run.iova) >> 12)
             .saturating_add(1)
             .min(512 - first as u64);
         let mut entry = self.format.page_entry(1, 12, run.output, run.mapping);
         let mut mapped = 0;
-        for word in words.iter().skip(first).take(count as usize) {
-            if word.load(Ordering::Acquire) != 0 {
-                break;
+        self.memory.with_table(PhysAddr(table), &mut |words| {
+            for word in words.iter().skip(first).take(count as usize) {
+                if word.load(Ordering::Acquire) != 0 {
+                    break;
+                }
+                word.store(entry, Ordering::Release);
+                // The address field counts pages.
+                entry = entry.wrapping_add(4096);
+                mapped += 4096;
             }
-            word.store(entry, Ordering::Release);
-            // The address field counts pages.
-            entry = entry.wrapping_add(4096);
-            mapped += 4096;
-        }
+        });
         if mapped != 0 {
             run.advance(mapped);
         }

@@ -61,11 +61,12 @@ pub const TARGETS: &[Target] = &[
     raw("read 4096 B, 4096 pages", "handle", 1.05),
     raw("write 4096 B, 4096 pages", "handle", 1.05),
     raw("virtio-queue pop, 512 B, add_used", "session", 0.6),
+    against("8 B, IOTLB miss", "walk", "miss", Limit::Ratio(1.5)),
     against(
-        "miss, 8 B, 4096 pages",
-        "walk",
-        "read that misses",
-        Limit::Ratio(1.5),
+        "8 B, IOTLB miss",
+        "miss",
+        "miss, tables cached",
+        Limit::Ratio(0.6),
     ),
     against(
         "invalidate, batches of 1, idle",
@@ -102,5 +103,17 @@ pub const TARGETS: &[Target] = &[
         "raw",
         "handle",
         Limit::TimesThatOf(1.1, "read 64 B, 64 pages, 1 threads"),
+    ),
+    against(
+        "read 4096 B, 64 pages, 1 threads",
+        "raw",
+        "handle",
+        Limit::None,
+    ),
+    against(
+        "read 4096 B, 64 pages, 2 threads",
+        "raw",
+        "handle",
+        Limit::TimesThatOf(1.1, "read 4096 B, 64 pages, 1 threads"),
     ),
 ];
