@@ -80,9 +80,25 @@ impl DmaHandle {
     #[inline]
     pub fn read(&self, address: Iova, buffer: &mut [u8]) -> Result<(), Partial> {
         let epoch = self.enter();
+        if let Some(host) = self.remembered(address, buffer.len(), Access::READ) {
+            // SAFETY: the page holds as many bytes, and is memory while the epoch lasts.
+            unsafe { copy_out(host, buffer) };
+            return Ok(());
+        }
+        self.read_cached(epoch, address, buffer)
+    }
+
+    // Apart from `read`, which is then short enough to need hardly any registers.
+    #[inline(never)]
+    fn read_cached(
+        &self,
+        epoch: EpochGuard<'_>,
+        address: Iova,
+        buffer: &mut [u8],
+    ) -> Result<(), Partial> {
         match self.whole_hit(address, buffer.len(), Access::READ) {
             Ok(host) => {
-                // SAFETY: the page holds as many bytes, and is memory while the epoch lasts.
+                // SAFETY: as in `read`.
                 unsafe { copy_out(host, buffer) };
                 Ok(())
             }
@@ -119,6 +135,21 @@ impl DmaHandle {
     #[inline]
     pub fn write(&self, address: Iova, data: &[u8]) -> Result<(), Partial> {
         let epoch = self.enter();
+        if let Some(host) = self.remembered(address, data.len(), Access::WRITE) {
+            // SAFETY: as in `read`.
+            unsafe { copy_in(host, data) };
+            return Ok(());
+        }
+        self.write_cached(epoch, address, data)
+    }
+
+    #[inline(never)]
+    fn write_cached(
+        &self,
+        epoch: EpochGuard<'_>,
+        address: Iova,
+        data: &[u8],
+    ) -> Result<(), Partial> {
         match self.whole_hit(address, data.len(), Access::WRITE) {
             Ok(host) => {
                 // SAFETY: as in `read`.

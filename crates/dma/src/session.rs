@@ -141,6 +141,7 @@ impl<'a> Iterator for Slices<'a> {
 }
 
 impl<'a> Slices<'a> {
+    #[inline(never)]
     fn next_cached(&mut self) -> Option<Result<VolatileSlice<'a>, GuestMemoryError>> {
         // A page holds what is left, or its end begins the next: only a range that leaves its
         // first page can wrap.
@@ -213,12 +214,20 @@ pub struct UntilError<'a> {
 impl<'a> Iterator for UntilError<'a> {
     type Item = VolatileSlice<'a>;
 
-    #[inline]
+    // Users are generic loops, in which only the whole of it is cheap.
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         match self.first.take() {
             Some(first) => Some(first),
             None if self.rest.left == 0 => None,
-            None => self.rest.next()?.ok(),
+            None => self.another(),
         }
+    }
+}
+
+impl<'a> UntilError<'a> {
+    #[inline(never)]
+    fn another(&mut self) -> Option<VolatileSlice<'a>> {
+        self.rest.next()?.ok()
     }
 }

@@ -88,8 +88,8 @@ impl DmaHandle {
         Ok(piece_of_page(&entry, address))
     }
 
-    /// Host memory for the `len` bytes from `address`, if one page that is remembered or cached
-    /// holds them all and they may be copied in one epoch.
+    /// Host memory for the `len` bytes from `address`, if one cached page holds them all
+    /// and they may be copied in one epoch.
     ///
     /// # Errors
     /// What was found for their start.
@@ -100,9 +100,6 @@ impl DmaHandle {
         len: usize,
         access: Access,
     ) -> Result<NonNull<u8>, Looked> {
-        if let Some(host) = self.remembered(address, len, access) {
-            return Ok(host);
-        }
         match self.hit(address, access) {
             Ok(piece) if len <= piece.len.min(CHUNK) => Ok(piece.host),
             looked => Err(looked),

@@ -211,12 +211,14 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
         let mut pages = 0;
         let format = &self.format;
         let lent = self.memory.with_table(PhysAddr(table), &mut |words| {
+            let mut cleared = 0;
             for word in words.iter().skip(start as usize).take(count as usize) {
                 if format.is_present(word.load(Ordering::Acquire)) {
                     word.store(0, Ordering::Release);
-                    pages += 1;
+                    cleared += 1;
                 }
             }
+            pages = cleared;
         });
         if !lent {
             for place in (start..start + count).map(|index| table + index * 8) {

@@ -172,9 +172,10 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
         let count = ((run.last - run.iova) >> 12)
             .saturating_add(1)
             .min(512 - first as u64);
-        let mut entry = self.format.page_entry(1, 12, run.output, run.mapping);
+        let first_entry = self.format.page_entry(1, 12, run.output, run.mapping);
         let mut mapped = 0;
         self.memory.with_table(PhysAddr(table), &mut |words| {
+            let (mut entry, mut bytes) = (first_entry, 0);
             for word in words.iter().skip(first).take(count as usize) {
                 if word.load(Ordering::Acquire) != 0 {
                     break;
@@ -182,8 +183,9 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
                 word.store(entry, Ordering::Release);
                 // The address field counts pages.
                 entry = entry.wrapping_add(4096);
-                mapped += 4096;
+                bytes += 4096;
             }
+            mapped = bytes;
         });
         if mapped != 0 {
             run.advance(mapped);
