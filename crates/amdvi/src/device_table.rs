@@ -24,6 +24,8 @@ pub(crate) enum Owner {
 pub(crate) struct Kind {
     pub(crate) host: Option<HostTables>,
     pub(crate) guest: Option<(GuestTables, Pasid)>,
+    /// What the guest CR3 table says.
+    pub(crate) guest_root: Option<PhysAddr>,
     pub(crate) read: bool,
     pub(crate) write: bool,
     pub(crate) exclusion: bool,

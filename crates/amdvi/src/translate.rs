@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vm_iommu_dma::{DmaRemapper, Iotlb, Space, Tag, Translation};
+use vm_iommu_dma::{DmaRemapper, Iotlb, Space, Translation};
 use vm_iommu_pagetable::{
     AmdV1, AmdV1Config, AttributeFlags, Nested, Translation as Page, X86_64, X86_64Config,
 };
@@ -101,7 +101,7 @@ impl DmaRemapper for AmdVi {
                 Err(self.refuse(request, Reason::TranslationRequestDenied.into()))
             }
             Some(Binding::Device(bound)) => self
-                .translate_in(space.tag(), bound, request)
+                .translate_in(space, bound, request)
                 .map_err(|refusal| self.refuse(request, refusal.of(&bound.device))),
         }
     }
@@ -116,6 +116,7 @@ fn kind_of(binding: &Binding) -> (Option<DomainId>, Kind) {
     let none = Kind {
         host: None,
         guest: None,
+        guest_root: None,
         read: false,
         write: false,
         exclusion: false,
@@ -132,6 +133,7 @@ fn kind_of(binding: &Binding) -> (Option<DomainId>, Kind) {
             let kind = Kind {
                 host: device.host,
                 guest: device.guest.zip(*pasid),
+                guest_root: bound.stage.guest_root(),
                 read: device.read,
                 write: device.write,
                 exclusion: device.exclusion,
@@ -237,7 +239,7 @@ impl AmdVi {
 
     fn translate_in(
         &self,
-        tag: &Tag,
+        space: &Space,
         bound: &Bound,
         request: &DmaRequest,
     ) -> Result<Translation, Refusal> {
@@ -266,7 +268,7 @@ impl AmdVi {
             AddressType::TranslationRequest => {}
         }
         let access = self.checked_access(device, request)?;
-        let page = self.page(tag, bound, request.address, access)?;
+        let page = self.page(space, bound, request.address, access)?;
         let shift = ranges.fit(request.address, page.page_shift);
         let output = PhysAddr(page.output.0).align_down(1 << shift);
         Ok(Translation {
@@ -301,7 +303,7 @@ impl AmdVi {
     /// Walks the tables of `bound` from where the paging-structure cache knows the way.
     fn page(
         &self,
-        tag: &Tag,
+        space: &Space,
         bound: &Bound,
         address: Iova,
         access: Access,
@@ -309,8 +311,12 @@ impl AmdVi {
         let (cache, ram) = (&self.walk_cache, &self.ram);
         let outcome = match &bound.stage {
             Stage::Direct => return Ok(direct(address)),
-            Stage::Host(format, root) => cache.translate(ram, tag, format, *root, address, access),
-            Stage::Guest(format, root) => cache.translate(ram, tag, format, *root, address, access),
+            Stage::Host(format, root) => {
+                cache.translate(ram, space, format, *root, address, access)
+            }
+            Stage::Guest(format, root) => {
+                cache.translate(ram, space, format, *root, address, access)
+            }
             Stage::Nested {
                 first,
                 first_root,
@@ -345,6 +351,17 @@ impl Bound {
     /// Whether addresses are guest virtual.
     pub(crate) fn is_guest(&self) -> bool {
         matches!(self.stage, Stage::Guest(..) | Stage::Nested { .. })
+    }
+}
+
+impl Stage {
+    /// The topmost guest table.
+    fn guest_root(&self) -> Option<PhysAddr> {
+        match self {
+            Self::Direct | Self::Host(..) => None,
+            Self::Guest(_, root) => Some(*root),
+            Self::Nested { first_root, .. } => Some(*first_root),
+        }
     }
 }
 

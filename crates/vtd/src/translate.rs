@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vm_iommu_dma::{DmaRemapper, Iotlb, Space, Tag, Translation};
+use vm_iommu_dma::{DmaRemapper, Iotlb, Space, Translation};
 use vm_iommu_pagetable::{
     Levels, Reason, SecondStage, Translation as Page, Walk, WalkFault, Walker,
 };
@@ -84,20 +84,21 @@ impl DmaRemapper for Vtd {
                 Err(request.fault(FaultReason::NotMemory))
             }
             Some(Binding::Bypass) => Ok(identity(request.address)),
-            Some(Binding::Context(context)) => self
-                .translate_in(space.tag(), context, request)
-                .map_err(|refusal| {
-                    let Some(reason) = refusal.reason else {
-                        return request.fault(FaultReason::Contended);
-                    };
-                    let suppressed = context.fault_processing_disable;
-                    self.refuse(
-                        request,
-                        reason,
-                        suppressed,
-                        WalkStep::of_walk(&refusal.visited),
-                    )
-                }),
+            Some(Binding::Context(context)) => {
+                self.translate_in(space, context, request)
+                    .map_err(|refusal| {
+                        let Some(reason) = refusal.reason else {
+                            return request.fault(FaultReason::Contended);
+                        };
+                        let suppressed = context.fault_processing_disable;
+                        self.refuse(
+                            request,
+                            reason,
+                            suppressed,
+                            WalkStep::of_walk(&refusal.visited),
+                        )
+                    })
+            }
         }
     }
 
@@ -124,7 +125,7 @@ impl From<vtd::FaultReason> for Refusal {
 impl Vtd {
     fn translate_in(
         &self,
-        tag: &Tag,
+        space: &Space,
         context: &Context,
         request: &DmaRequest,
     ) -> Result<Translation, Refusal> {
@@ -142,7 +143,7 @@ impl Vtd {
         if request.address_type == AddressType::Translated {
             return Ok(identity(request.address));
         }
-        let page = self.walk_cached(tag, context, request)?;
+        let page = self.walk_cached(space, context, request)?;
         Ok(Translation {
             output: page.page(),
             page_shift: page.page_shift,
@@ -154,7 +155,7 @@ impl Vtd {
     /// the way (section 6.2.4), with all checks of an untranslated request.
     fn walk_cached(
         &self,
-        tag: &Tag,
+        space: &Space,
         context: &Context,
         request: &DmaRequest,
     ) -> Result<Page, Refusal> {
@@ -162,7 +163,7 @@ impl Vtd {
         let (root, address) = (context.tables, request.address);
         let page = self
             .walk_cache
-            .translate(&self.ram, tag, format, root, address, request.access)
+            .translate(&self.ram, space, format, root, address, request.access)
             .map_err(|fault| Refusal {
                 reason: reason_of(&fault, context.levels, request.access),
                 visited: fault.visited,

@@ -40,6 +40,21 @@ fn an_event_sets_its_status_and_raises_one_interrupt_until_software_took_note() 
 }
 
 #[test]
+fn an_event_names_bus_device_and_function() {
+    let machine = faulting();
+    let requester = vm_iommu_spec::RequesterId::new(0, 5, 3, 2).unwrap();
+    let mut entry = device(3, machine.table());
+    entry.domain.set_domain(0xabcd);
+    machine.set_device(requester.source_id(), entry);
+    machine.port.set_requester(requester);
+    assert!(machine.read_at(0x1_2345_6000).is_err());
+    let event = machine.event();
+    assert_eq!((event.device(), event.domain_or_pasid()), (0x051a, 0xabcd));
+    assert_eq!(event.address(), 0x1_2345_6000);
+    assert!(event.to_string().contains("device 05:03.2"));
+}
+
+#[test]
 fn an_interrupt_that_is_enabled_late_is_not_lost() {
     let machine = faulting();
     assert!(machine.read_at(0x1000).is_err());

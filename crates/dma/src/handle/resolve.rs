@@ -237,7 +237,11 @@ impl DmaHandle {
             && behind.iotlb.is_enabled()
             && let Some(entry) = output.cacheable(request.address, &translation)
         {
-            behind.iotlb.insert(token, entry);
+            // What a space says that became stale since it was looked at is not cached: the
+            // invalidation of its translations may have been before the leave to insert.
+            if !bound.space.is_stale() {
+                behind.iotlb.insert(token, entry);
+            }
             self.recent.remember(era, request.address, &entry);
         }
         Ok(piece)

@@ -91,10 +91,23 @@ impl<O: Copy + Eq + Hash, K: Copy + Eq> SpaceCache<O, K> {
         tag
     }
 
-    /// The tags of `domain`.
+    /// The tags of `domain`, for an invalidation. Those that nobody uses are dropped instead, with
+    /// what is cached under them, so that there are no more than spaces in use.
     pub fn tags_of(&self, domain: DomainId) -> Vec<(K, Arc<Tag>)> {
-        let inner = self.inner();
-        inner.tags.get(&Some(domain)).cloned().unwrap_or_default()
+        let mut inner = self.inner();
+        let Inner {
+            tags, tag_count, ..
+        } = &mut *inner;
+        let Some(mut found) = tags.remove(&Some(domain)) else {
+            return Vec::new();
+        };
+        *tag_count -= found.len();
+        found.retain(|(_, tag)| Arc::strong_count(tag) > 1);
+        *tag_count += found.len();
+        if !found.is_empty() {
+            tags.insert(Some(domain), found.clone());
+        }
+        found
     }
 
     /// Caches `space`; makes it stale from the start if an invalidation began since the token

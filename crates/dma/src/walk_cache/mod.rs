@@ -13,7 +13,7 @@ use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use crate::set::Key;
 use crate::sync::{AtomicU64, Ordering};
-use crate::{GuestRam, Tag};
+use crate::{GuestRam, Space, Tag};
 
 /// How large a paging-structure cache is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,21 +128,21 @@ impl WalkCache {
         (None, token)
     }
 
-    /// Translates `address` for `access` with the tables at `root` from where the cache knows the
-    /// way, and caches the tables below.
+    /// Translates `address` of `space` for `access` with the tables at `root` from where the cache
+    /// knows the way, and caches the tables below, unless the space was invalidated meanwhile.
     ///
     /// # Errors
     /// As [`Walker::translate`]; a fault never rests on what was cached.
     pub fn translate<F: Walker>(
         &self,
         ram: &GuestRam,
-        tag: &Tag,
+        space: &Space,
         format: &F,
         root: PhysAddr,
         address: Iova,
         access: Access,
     ) -> Result<Translation, WalkFault> {
-        let (cached, token) = self.lookup(tag, address);
+        let (cached, token) = self.lookup(space.tag(), address);
         let (page, visited) = ram.tables(|tables| match cached {
             // No table below this one is left to be cached.
             Some(cached) if cached.level() == 1 => {
@@ -155,7 +155,9 @@ impl WalkCache {
                 outcome.map(|walk| (walk.translation, Some((cached, walk.visited))))
             }
         })?;
-        if let Some((cached, visited)) = visited {
+        if let Some((cached, visited)) = visited
+            && !space.is_stale()
+        {
             // What failed from the cached table was walked again from the root.
             let begun = visited.iter().next().map(|step| step.level);
             let start = if begun == Some(cached.level()) {
