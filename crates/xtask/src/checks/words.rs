@@ -26,7 +26,8 @@ const VTD: Words = Words {
 };
 
 const AMDVI: Words = Words {
-    translation: "AMD-Vi: Found IOMMU",
+    // Printed like the other; newer kernels have no line before it.
+    translation: "AMD-Vi: Extended features",
     unit: "AMD-Vi: Extended features",
     remapping: "AMD-Vi: Interrupt remapping enabled",
     any: "AMD-Vi: ",
