@@ -1,25 +1,20 @@
 //! The driver on an emulated unit, with a device behind it: the whole way from a driver's call to
 //! a device's byte.
 
+mod common;
+
 use std::sync::Arc;
 
-use vm_iommu_dma::{
-    DiscardMsi, DmaHandle, DmaPort, DmaRemapper, Epochs, GuestRam, InterruptRemapper, Upstream,
-};
-use vm_iommu_driver::vtd::{InterruptSetup, InterruptSource, Setup, Unit};
-use vm_iommu_driver::{PagePool, RegisterBus, SpinBudget};
-use vm_iommu_pagetable::{Levels, TableMemory};
-use vm_iommu_spec::vtd::FaultReason;
-use vm_iommu_spec::{
-    Access, DeliveryMode, DomainId, Fault, Interrupt, Iova, PhysAddr, RequesterId,
-};
-use vm_iommu_vtd::{Vtd, VtdConfig};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use common::{DEVICE, RW, Registers, TABLES, UnitBus};
 
-const RW: Access = Access::READ.union(Access::WRITE);
-const DEVICE: RequesterId = RequesterId::from_source_id(0, 0x0118);
-const MEMORY: usize = 16 << 20;
-const TABLES: std::ops::Range<PhysAddr> = PhysAddr(8 << 20)..PhysAddr(16 << 20);
+use vm_iommu_dma::{GuestRam, InterruptRemapper};
+use vm_iommu_driver::vtd::{InterruptSetup, InterruptSource, Setup, Unit};
+use vm_iommu_driver::{PagePool, SpinBudget};
+use vm_iommu_pagetable::Levels;
+use vm_iommu_spec::vtd::FaultReason;
+use vm_iommu_spec::{Access, DeliveryMode, DomainId, Interrupt, Iova, PhysAddr, RequesterId};
+use vm_iommu_vtd::{Vtd, VtdConfig};
+
 const SETUP: Setup = Setup {
     interrupts: Some(InterruptSetup {
         size: 7,
@@ -28,65 +23,29 @@ const SETUP: Setup = Setup {
     ..Setup::new(SpinBudget(1_000_000))
 };
 
-/// The registers of a unit in this process, which gets its turns while the driver waits.
-#[derive(Debug)]
-struct UnitBus(Arc<Vtd>);
-
-impl RegisterBus for UnitBus {
-    fn read32(&self, offset: u16) -> u32 {
-        let mut data = [0; 4];
-        self.0.mmio_read(offset.into(), &mut data);
-        u32::from_le_bytes(data)
+impl Registers for Vtd {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.mmio_read(offset, data);
     }
 
-    fn read64(&self, offset: u16) -> u64 {
-        let mut data = [0; 8];
-        self.0.mmio_read(offset.into(), &mut data);
-        u64::from_le_bytes(data)
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.mmio_write(offset, data);
     }
 
-    fn write32(&self, offset: u16, value: u32) {
-        self.0.mmio_write(offset.into(), &value.to_le_bytes());
-    }
-
-    fn write64(&self, offset: u16, value: u64) {
-        self.0.mmio_write(offset.into(), &value.to_le_bytes());
-    }
-
-    fn relax(&self) {
-        let _ = self.0.step();
+    fn turn(&self) {
+        let _ = self.step();
     }
 }
 
-type Driver = Unit<UnitBus, GuestRam, PagePool<GuestRam>>;
-
-struct Bed {
-    ram: GuestRam,
-    unit: Arc<Vtd>,
-    driver: Driver,
-    device: DmaHandle,
-}
+type Driver = Unit<UnitBus<Vtd>, GuestRam, PagePool<GuestRam>>;
+type Bed = common::Bed<Vtd, Driver>;
 
 impl Bed {
     fn new(config: VtdConfig) -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
-        let ram = GuestRam::new(memory);
-        let epochs = Arc::new(Epochs::default());
-        let unit = Vtd::new(config, ram.clone(), Arc::clone(&epochs), Arc::new(())).unwrap();
-        let port = DmaPort::new(Upstream {
-            output: Arc::new(ram.clone()),
-            remapper: Some(Arc::clone(&unit) as Arc<dyn DmaRemapper>),
-            epochs,
-            msi: Arc::new(DiscardMsi),
-        });
-        port.set_requester(DEVICE);
-        port.set_bus_master(true);
-        Self {
-            driver: start(&unit, &ram),
-            device: port.handle(),
-            ram,
-            unit,
-        }
+        Self::with(
+            |ram, epochs| Vtd::new(config, ram, epochs, Arc::new(())).unwrap(),
+            start,
+        )
     }
 
     fn translating(config: VtdConfig) -> Self {
@@ -101,28 +60,6 @@ impl Bed {
         self.driver.map(domain, iova, memory, length, RW).unwrap();
         self.driver.attach(DEVICE, domain).unwrap();
         domain
-    }
-
-    fn store(&self, at: u64, value: u64) {
-        self.ram.store(PhysAddr(at), value).unwrap();
-    }
-
-    fn load(&self, at: u64) -> u64 {
-        self.ram.load(PhysAddr(at)).unwrap()
-    }
-
-    fn read(&self, at: Iova) -> Result<u64, Fault> {
-        let mut data = [0; 8];
-        match self.device.read(at, &mut data) {
-            Ok(()) => Ok(u64::from_le_bytes(data)),
-            Err(partial) => Err(partial.fault),
-        }
-    }
-
-    fn write(&self, at: Iova, value: u64) -> Result<(), Fault> {
-        self.device
-            .write(at, &value.to_le_bytes())
-            .map_err(|partial| partial.fault)
     }
 
     /// The one fault that was recorded since the last look.
@@ -334,10 +271,7 @@ fn a_second_driver_takes_over_a_running_unit() {
     let mut bed = Bed::translating(VtdConfig::default());
     bed.domain(Iova(0x1000), PhysAddr(0x20_0000), 0x1000);
     assert!(bed.read(Iova(0x1000)).is_ok());
-    // As after a crash: the tables are gone, the unit still uses them.
-    for address in (TABLES.start.0..TABLES.end.0).step_by(8) {
-        bed.store(address, 0);
-    }
+    bed.lose_tables();
     bed.driver = start(&bed.unit, &bed.ram);
     bed.driver.enable_translation().unwrap();
     assert!(bed.read(Iova(0x1000)).is_err());
