@@ -12,10 +12,11 @@ fn accesses<M: TableMemory>(memory: M) {
     assert_eq!(refused, Err(0x7_5555_6666));
     let replaced = memory.compare_exchange(at(8), 0x7_5555_6666, 2).unwrap();
     assert_eq!(replaced, Ok(0x7_5555_6666));
-    let table = memory.table(at(0)).unwrap();
-    assert_eq!(table[1].load(Ordering::Relaxed), 2);
+    let mut word = 0;
+    assert!(memory.with_table(at(0), &mut |table| word = table[1].load(Ordering::Relaxed)));
+    assert_eq!(word, 2);
     // Half of this table is beyond the end.
-    assert!(memory.table(at(0x800)).is_none());
+    assert!(!memory.with_table(at(0x800), &mut |_| unreachable!("it is not lent")));
     assert_eq!(memory.store_u32(at(2), 0), Err(BadAddress(at(2))));
     for outside in [PhysAddr(0xff8), at(0x1000), at(4), PhysAddr(!7)] {
         assert_eq!(memory.load(outside), Err(BadAddress(outside)));
