@@ -11,7 +11,7 @@ use vm_iommu_dma::{
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_pci::{BusId, DevFn, Fabric, Windows};
 use vm_iommu_spec::{MsiMessage, PhysAddr, RequesterId};
-use vm_iommu_vtd::{Vtd, VtdConfig};
+use vm_iommu_vtd::{Progress, Vtd, VtdConfig};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::config::IommuConfig;
@@ -196,6 +196,15 @@ impl Stage {
         }
     }
 
+    /// What the unit's worker does in a machine.
+    fn work(&self) {
+        let step = || match &self.unit {
+            Unit::Vtd(unit) => unit.step(),
+            Unit::AmdVi(unit) => unit.step(),
+        };
+        while step() == Progress::Pending {}
+    }
+
     fn step(&self, operation: &Operation) -> Result<(), u64> {
         match *operation {
             Operation::Store {
@@ -210,7 +219,8 @@ impl Stage {
                 value,
                 ..
             } => {
-                // Everything here happens at once, so that one look does.
+                // Once the unit has worked off its queue, everything has happened: one look does.
+                self.work();
                 let found = self.read(address, width);
                 if found & mask != value {
                     return Err(found);
