@@ -87,7 +87,9 @@ pub fn run(args: TestArgs) -> Result<bool> {
         match workspace::build_vmm() {
             Ok(binary) => {
                 if wanted(Step::Demo) {
-                    rows.push(timed("demo", || guests::demo(&binary)));
+                    rows.extend(guests::DEMOS.iter().map(|iommu| {
+                        timed(&format!("demo, {iommu}"), || guests::demo(&binary, iommu))
+                    }));
                 }
                 if wanted(Step::Guests) {
                     rows.extend(guests::guests(&binary, args.place));

@@ -20,11 +20,20 @@ const DEMO_LIMIT: Duration = Duration::from_secs(90);
 const GUEST_LIMIT: Duration = Duration::from_secs(150);
 /// What emulates the boxes that a guest which does not finish is booted in, one after another.
 const BOXES: [Version; 4] = [Version::New, Version::New, Version::Installed, Version::New];
-/// The kernels and processor counts that are booted.
-pub const GUESTS: &[(&str, u32)] = &[("6.1", 1), ("6.1", 4), ("7", 1), ("7", 4)];
+/// The kernels, processor counts and units that are booted.
+pub const GUESTS: &[(&str, u32, &str)] = &[
+    ("6.1", 1, "vtd"),
+    ("6.1", 4, "vtd"),
+    ("7", 1, "vtd"),
+    ("7", 4, "vtd"),
+    ("6.1", 2, "amdvi"),
+    ("7", 2, "amdvi"),
+];
+/// The units that the demo is run with.
+pub const DEMOS: &[&str] = &["vtd", "amdvi"];
 
-/// The demo, where it can run.
-pub fn demo(binary: &Path) -> Result<(bool, String)> {
+/// The demo with a unit, where it can run.
+pub fn demo(binary: &Path, iommu: &str) -> Result<(bool, String)> {
     let has_kvm = std::fs::File::options()
         .read(true)
         .write(true)
@@ -32,7 +41,9 @@ pub fn demo(binary: &Path) -> Result<(bool, String)> {
         .is_ok();
     if has_kvm {
         let mut command = Command::new(binary);
-        command.arg("demo").stdin(Stdio::null());
+        command
+            .args(["demo", "--iommu", iommu])
+            .stdin(Stdio::null());
         command.stdout(std::io::stderr());
         let mut running = Bounded::spawn(&mut command, DEMO_LIMIT)
             .with_context(|| format!("cannot start {}", binary.display()))?;
@@ -48,7 +59,9 @@ pub fn demo(binary: &Path) -> Result<(bool, String)> {
     let folder = workspace::run_folder("demo")?;
     let job = Job {
         name: "demo".to_owned(),
-        argv: vec![bed.program("vm-iommu"), "demo".to_owned()],
+        argv: [&bed.program("vm-iommu"), "demo", "--iommu", iommu]
+            .map(str::to_owned)
+            .to_vec(),
         limit_ms: DEMO_LIMIT.as_millis() as u64,
         local: Vec::new(),
     };
@@ -81,12 +94,12 @@ pub fn guests(binary: &Path, place: place::PlaceArgs) -> Vec<Row> {
     };
     GUESTS
         .iter()
-        .map(|(kernel, cpus)| {
-            super::timed(&format!("guest {kernel}, {cpus} CPUs"), || {
+        .map(|(kernel, cpus, iommu)| {
+            super::timed(&format!("guest {kernel}, {cpus} CPUs, {iommu}"), || {
                 let guest = Guest {
                     kernel: kernel.parse::<Choice>().map_err(anyhow::Error::msg)?,
                     cpus: *cpus,
-                    iommu: "vtd".to_owned(),
+                    iommu: (*iommu).to_owned(),
                     memory: "1G".to_owned(),
                     cmdline: String::new(),
                     limit: GUEST_LIMIT,
