@@ -15,9 +15,9 @@ pub const WORK: &[Work] = &[
         run: |times| {
             let machine = Machine::new(FAR, 1 << 12);
             let memory = machine.ram.memory();
-            let mut buffer = [0; 64];
+            let mut buffer = Buffer([0; 64]);
             for page in pages(times, NEAR) {
-                memory.read_slice(&mut buffer, output(page)).unwrap();
+                memory.read_slice(&mut buffer.0, output(page)).unwrap();
                 black_box(&buffer);
             }
         },
@@ -35,8 +35,9 @@ pub const WORK: &[Work] = &[
         run: |times| {
             let machine = Machine::new(FAR, 1 << 12);
             let handle = machine.warm(NEAR);
+            let data = Buffer([1; 64]);
             for page in pages(times, NEAR) {
-                handle.write(page, black_box(&[1; 64])).unwrap();
+                handle.write(page, black_box(&data.0)).unwrap();
             }
         },
     },
@@ -45,11 +46,11 @@ pub const WORK: &[Work] = &[
         run: |times| {
             let machine = Machine::new(FAR, 1 << 12);
             let mut handle = machine.warm(NEAR);
-            let mut buffer = [0; 64];
+            let mut buffer = Buffer([0; 64]);
             for page in pages(times, NEAR) {
                 let session = handle.session();
                 session
-                    .read_slice(&mut buffer, GuestAddress(page.0))
+                    .read_slice(&mut buffer.0, GuestAddress(page.0))
                     .unwrap();
                 black_box(&buffer);
             }
@@ -93,6 +94,10 @@ pub const WORK: &[Work] = &[
     },
 ];
 
+/// Aligned, since a copy's instructions depend on that.
+#[repr(align(64))]
+struct Buffer([u8; 64]);
+
 /// Pages that a handle remembers all of.
 const NEAR: u64 = 32;
 /// Pages of which it remembers none when they are used in turn, but that the IOTLB holds.
@@ -105,9 +110,9 @@ fn pages(times: u64, count: u64) -> impl Iterator<Item = Iova> {
 fn read(times: u64, count: u64) {
     let machine = Machine::new(FAR, 1 << 12);
     let handle = machine.warm(count);
-    let mut buffer = [0; 64];
+    let mut buffer = Buffer([0; 64]);
     for page in pages(times, count) {
-        handle.read(page, &mut buffer).unwrap();
+        handle.read(page, &mut buffer.0).unwrap();
         black_box(&buffer);
     }
 }

@@ -13,13 +13,17 @@ use crate::machine::output;
 const SIZE: u16 = 256;
 const DATA: u64 = 0x40_0000;
 
+/// Aligned, since a copy's instructions depend on that.
+#[repr(align(64))]
+struct Buffer([u8; 512]);
+
 /// Pops a chain, reads its 512 bytes, and adds it to the used ring.
 pub fn one<M: GuestMemory<Bitmap = ()>>(queue: &mut Queue, memory: &M) {
     let chain = queue.pop_descriptor_chain(memory).expect("a chain");
     let head = chain.head_index();
-    let mut buffer = [0; 512];
+    let mut buffer = Buffer([0; 512]);
     let mut reader = Reader::new(memory, chain).expect("the chain is mapped");
-    reader.read_exact(&mut buffer).expect("512 bytes");
+    reader.read_exact(&mut buffer.0).expect("512 bytes");
     black_box(&buffer);
     queue.add_used(memory, head, 0).expect("a used ring");
 }
