@@ -86,8 +86,9 @@ pub struct IotlbCounters {
     pub invalidations: u64,
 }
 
-/// One user's lookups, counted where no other thread counts.
+/// One user's lookups, counted where no other thread counts: on a cache line pair of their own.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct Lookups {
     hits: AtomicU64,
     misses: AtomicU64,
