@@ -264,8 +264,8 @@ fn main() {
         panic!("two devices are bound")
     };
     let (ioas, empty) = (bench.ioas(), bench.ioas());
-    first.attach(None, ioas).expect("it is attached");
-    second.attach(None, empty).expect("it is attached");
+    first.attach(None, &ioas).expect("it is attached");
+    second.attach(None, &empty).expect("it is attached");
     let mut map = Duration::MAX;
     let unmap = shortest(10, || {
         map = map.min(timed(|| drop(bench.map(ioas, GIB, GIB, Some(GIB)))));
@@ -292,7 +292,7 @@ fn main() {
     second.detach(None).expect("it is attached");
     let attach = |on| {
         shortest(200, || {
-            let time = timed(|| drop(second.attach(None, on).expect("it is attached")));
+            let time = timed(|| drop(second.attach(None, &on).expect("it is attached")));
             second.detach(None).expect("it is attached");
             time
         })
@@ -311,10 +311,10 @@ fn main() {
         bench.call(calls::IOMMU_HWPT_ALLOC, command).out_hwpt_id
     };
     let (one, two) = (table(other), table(other));
-    second.attach(None, one).expect("it is attached");
+    second.attach(None, &one).expect("it is attached");
     let replace = shortest(200, || {
-        let time = timed(|| drop(second.attach(None, two).expect("it is replaced")));
-        second.attach(None, one).expect("it is replaced");
+        let time = timed(|| drop(second.attach(None, &two).expect("it is replaced")));
+        second.attach(None, &one).expect("it is replaced");
         time
     });
     report(&[

@@ -2,6 +2,23 @@
 //! really walks tables.
 //!
 //! Units are reached only through [`vm_iommu_driver::iommu`].
+//!
+//! A [`Context`] is one open of `/dev/iommu`. It is used by types, [`Ioas`], [`HwPageTable`],
+//! [`BoundDevice`], [`Access`], or by the calls of the kernel's interface, [`Context::ioctl`]; both
+//! act on the same objects.
+//!
+//! ```
+//! use vm_iommu_spec::Iova;
+//! use vm_iommufd::{System, SystemConfig};
+//!
+//! # fn main() -> Result<(), vm_iommufd::Errno> {
+//! let context = System::new(SystemConfig::default()).open();
+//! let ioas = context.ioas()?;
+//! assert_eq!(ioas.usable()?, [Iova(0)..=Iova(u64::MAX)]);
+//! ioas.destroy()?;
+//! # Ok(())
+//! # }
+//! ```
 #![deny(missing_docs)]
 
 mod caller;
@@ -23,7 +40,7 @@ pub use caller::{
 };
 pub use errno::Errno;
 pub use object::{
-    Access, AccessUser, BoundDevice, Context, FaultQueue, Hwpt, Mapping, PageRequest, PageResponse,
-    PinnedPage, Respond,
+    Access, AccessUser, AttachTarget, BoundDevice, Context, FaultQueue, HwPageTable, Hwpt, Ioas,
+    Mapping, PageRequest, PageResponse, PinnedPage, Respond,
 };
 pub use system::{System, SystemConfig};

@@ -4,6 +4,7 @@ mod boot;
 mod dma;
 mod drain;
 mod guest;
+mod iommufd;
 mod server;
 
 use anyhow::Result;
@@ -28,6 +29,8 @@ enum What {
     /// 4K random reads in a guest, with no unit and with each way of its driver, ours against
     /// QEMU's.
     Guest(guest::GuestBenchArgs),
+    /// What iommufd's calls cost on a VT-d unit: maps, unmaps, attaches and replaces.
+    Iommufd(iommufd::IommufdBenchArgs),
     /// What an ioctl costs through the iommufd server, beside a bare echo of a message.
     Server(server::ServerBenchArgs),
 }
@@ -39,6 +42,7 @@ pub fn run(args: BenchArgs) -> Result<bool> {
         What::Dma(args) => dma::run(&args),
         What::Drain(args) => drain::run(&args),
         What::Guest(args) => guest::run(&args),
+        What::Iommufd(args) => iommufd::run(&args),
         What::Server(args) => server::run(&args),
     }
 }

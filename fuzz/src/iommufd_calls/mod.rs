@@ -311,13 +311,5 @@ fn address(page: u64) -> u64 {
 }
 
 fn test(operation: Operation, id: u32) -> TestCommand {
-    TestCommand {
-        size: size_of::<TestCommand>() as u32,
-        operation: operation as u32,
-        id,
-        reserved: 0,
-        arguments: [0; 48],
-        last: 0,
-        padding: 0,
-    }
+    TestCommand::new(operation, id)
 }

@@ -222,6 +222,3 @@ fn meets<T>(
     let nearest = ranges.range(..=*range.end()).next_back();
     nearest.is_some_and(|(_, value)| last(value) >= *range.start())
 }
-
-#[cfg(test)]
-mod tests;

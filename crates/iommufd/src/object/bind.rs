@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vm_iommu_spec::Pasid;
 
 use super::device::Change;
-use super::{Context, DeviceObject, Object, Shared};
+use super::{AttachTarget, Context, DeviceObject, Object, Shared};
 use crate::Errno;
 use crate::ownership::Device;
 
@@ -37,14 +37,14 @@ impl BoundDevice {
         self.id
     }
 
-    /// Attaches the device, or puts it on another table if it is attached already: to the table of
-    /// that number, or one of the automatic tables of the address space of that number. `pasid`
-    /// chooses which requests. Yields the number of the table.
+    /// Attaches the device, or puts it on another table if it is attached already: to a table, or
+    /// one of the automatic tables of an address space. `pasid` chooses which requests. Yields the
+    /// number of the table.
     ///
     /// # Errors
     /// [`Errno::ENOENT`], [`EINVAL`](Errno::EINVAL) for other objects, and what
     /// [`Device::attach`] and [`Device::replace`] say.
-    pub fn attach(&self, pasid: Option<Pasid>, on: u32) -> Result<u32, Errno> {
+    pub fn attach(&self, pasid: Option<Pasid>, on: &impl AttachTarget) -> Result<u32, Errno> {
         let attached = {
             let state = self.context.lock();
             state.objects.device(self.id)?.table(pasid).is_some()
@@ -54,7 +54,7 @@ impl BoundDevice {
         } else {
             Change::Attach
         };
-        self.context.change_table(self.id, pasid, on, change)
+        self.context.change_table(self.id, pasid, on.id(), change)
     }
 
     /// Detaches the device. Nothing happens if it is not attached.

@@ -11,6 +11,7 @@ mod context;
 mod device;
 mod event_queue;
 mod fault_queue;
+mod handle;
 mod hw_queue;
 mod hwpt;
 mod ioas;
@@ -29,6 +30,7 @@ pub(crate) use device::Change;
 pub(crate) use device::DeviceObject;
 pub(crate) use event_queue::EventQueue;
 pub use fault_queue::{FaultQueue, PageRequest, PageResponse, Respond};
+pub use handle::{AttachTarget, HwPageTable, Ioas};
 pub(crate) use hw_queue::HwQueueObject;
 pub use hwpt::Hwpt;
 pub(crate) use hwpt::{HwptKind, HwptRequest};
@@ -36,6 +38,3 @@ pub(crate) use ioas::{IoasObject, MapRequest};
 pub use shared_pages::Mapping;
 pub(crate) use table::{Object, Objects};
 pub(crate) use viommu::{VdeviceObject, ViommuObject};
-
-#[cfg(test)]
-mod tests;

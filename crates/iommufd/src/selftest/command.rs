@@ -98,6 +98,19 @@ operations! {
 }
 
 impl TestCommand {
+    /// A command about an object, without arguments.
+    pub fn new(operation: Operation, id: u32) -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            operation: operation as u32,
+            id,
+            reserved: 0,
+            arguments: [0; 48],
+            last: 0,
+            padding: 0,
+        }
+    }
+
     /// The 32 bits at an offset of the arguments.
     pub fn word(&self, offset: usize) -> u32 {
         let bytes = self

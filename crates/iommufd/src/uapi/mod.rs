@@ -82,6 +82,3 @@ impl Context {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

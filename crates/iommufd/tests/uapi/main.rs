@@ -1,5 +1,6 @@
 //! The calls of `/dev/iommu`, one rule after the other.
 
+mod api;
 mod devices;
 mod mappings;
 mod queues;
@@ -143,13 +144,5 @@ fn map(ioas: u32, address: u64, length: u64, iova: Option<u64>) -> uapi::iommu_i
 }
 
 fn test(operation: Operation, id: u32) -> TestCommand {
-    TestCommand {
-        size: size_of::<TestCommand>() as u32,
-        operation: operation as u32,
-        id,
-        reserved: 0,
-        arguments: [0; 48],
-        last: 0,
-        padding: 0,
-    }
+    TestCommand::new(operation, id)
 }

@@ -7,15 +7,7 @@ use vm_iommufd::selftest::APERTURE_START;
 
 /// The calls, in order; what each yields is the same in each run.
 const STEPS: &[fn(&Bench) -> Result<u64, Errno>] = &[
-    |bench| {
-        let mut command = uapi::iommu_ioas_alloc {
-            size: 12,
-            ..Default::default()
-        };
-        bench
-            .call(calls::IOMMU_IOAS_ALLOC, &mut command)
-            .map(|_| command.out_ioas_id.into())
-    },
+    new_ioas,
     |bench| bench.map(1, MEMORY, 3 * PAGE, Some(APERTURE_START)),
     |bench| {
         bench
@@ -28,15 +20,7 @@ const STEPS: &[fn(&Bench) -> Result<u64, Errno>] = &[
             .device(1, 0)
             .map(|(device, table, bound)| numbers(&[device, table, bound]))
     },
-    |bench| {
-        let mut command = uapi::iommu_ioas_alloc {
-            size: 12,
-            ..Default::default()
-        };
-        bench
-            .call(calls::IOMMU_IOAS_ALLOC, &mut command)
-            .map(|_| command.out_ioas_id.into())
-    },
+    new_ioas,
     |bench| {
         let mut command = uapi::iommu_ioas_copy {
             size: 40,
@@ -73,6 +57,16 @@ const STEPS: &[fn(&Bench) -> Result<u64, Errno>] = &[
     },
     |bench| bench.hwpt(3, 7, 1).map(u64::from),
 ];
+
+fn new_ioas(bench: &Bench) -> Result<u64, Errno> {
+    let mut command = uapi::iommu_ioas_alloc {
+        size: 12,
+        ..Default::default()
+    };
+    bench
+        .call(calls::IOMMU_IOAS_ALLOC, &mut command)
+        .map(|_| command.out_ioas_id.into())
+}
 
 fn numbers(numbers: &[u32]) -> u64 {
     numbers
