@@ -236,9 +236,9 @@ fn shortest(runs: usize, mut run: impl FnMut() -> Duration) -> Duration {
     (0..runs).map(|_| run()).min().unwrap_or_default()
 }
 
-fn timed(event: impl FnOnce()) -> Duration {
+fn timed<T>(event: impl FnOnce() -> T) -> Duration {
     let start = Instant::now();
-    event();
+    let _ = black_box(event());
     start.elapsed()
 }
 
@@ -268,7 +268,7 @@ fn main() {
     second.attach(None, &empty).expect("it is attached");
     let mut map = Duration::MAX;
     let unmap = shortest(10, || {
-        map = map.min(timed(|| drop(bench.map(ioas, GIB, GIB, Some(GIB)))));
+        map = map.min(timed(|| bench.map(ioas, GIB, GIB, Some(GIB))));
         timed(|| bench.unmap(ioas, GIB, GIB))
     });
     // An area more and one less, among few and among many.
@@ -292,7 +292,7 @@ fn main() {
     second.detach(None).expect("it is attached");
     let attach = |on| {
         shortest(200, || {
-            let time = timed(|| drop(second.attach(None, &on).expect("it is attached")));
+            let time = timed(|| second.attach(None, &on).expect("it is attached"));
             second.detach(None).expect("it is attached");
             time
         })
@@ -313,7 +313,7 @@ fn main() {
     let (one, two) = (table(other), table(other));
     second.attach(None, &one).expect("it is attached");
     let replace = shortest(200, || {
-        let time = timed(|| drop(second.attach(None, &two).expect("it is replaced")));
+        let time = timed(|| second.attach(None, &two).expect("it is replaced"));
         second.attach(None, &one).expect("it is replaced");
         time
     });
