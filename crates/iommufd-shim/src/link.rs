@@ -19,7 +19,8 @@ const EMPTY: u64 = 0;
 /// A place whose connection is in use, or is being made.
 const BUSY: u64 = 1;
 /// Descriptors from here on are not what a program expects its next one to be.
-const HIGH: [c_int; 2] = [900, 200];
+const HIGH: [c_int; 2] = [900, LOW];
+const LOW: c_int = 200;
 
 /// What a forked child does not inherit.
 struct Page {
@@ -117,9 +118,8 @@ impl Connection {
                 used: false,
             };
             let known = state.checked_sub(2).and_then(|fd| c_int::try_from(fd).ok());
-            // A program may close all descriptors that it does not know.
             if let Some(fd) = known
-                && descriptor::kind(fd) == Some(descriptor::Kind::Connection)
+                && is_still_ours(fd)
             {
                 // SAFETY: the place was taken just now, so the connection is nobody else's.
                 connection.socket = Some(unsafe { OwnedFd::from_raw_fd(fd) });
@@ -158,6 +158,13 @@ impl Drop for Connection {
         };
         place.store(state, Ordering::Release);
     }
+}
+
+/// Whether a descriptor is still the connection that it was. A program may close all descriptors
+/// that it does not know; the next that it opens are low ones, so that a high one is ours, or
+/// closed, which the next call on it finds.
+fn is_still_ours(fd: c_int) -> bool {
+    fd >= LOW || descriptor::kind(fd) == Some(descriptor::Kind::Connection)
 }
 
 /// Connects as this process image, which gets its number on the first connection.
@@ -242,9 +249,16 @@ pub fn call(
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        connection.socket = None;
-        // A server that hung up has not looked at the request.
-        if !connection.used || !matches!(error, Errno::PIPE | Errno::CONNRESET) {
+        // What is no socket any more is not this library's to close.
+        let is_gone = matches!(error, Errno::BADF | Errno::NOTSOCK | Errno::NOTCONN);
+        if let Some(socket) = connection.socket.take()
+            && is_gone
+        {
+            let _ = socket.into_raw_fd();
+        }
+        // Nor has a server that hung up looked at the request.
+        let is_fresh = is_gone || matches!(error, Errno::PIPE | Errno::CONNRESET);
+        if !connection.used || !is_fresh {
             return Err(lost(error));
         }
     }

@@ -21,8 +21,8 @@ mod tests;
 mod transport;
 
 pub use message::{
-    Capabilities, File, INLINE, Inline, MESSAGE_BYTES, Malformed, Place, Privileges, Reply,
-    Request, VERSION,
+    Capabilities, File, INLINE, Inline, MESSAGE_BYTES, Malformed, Message, Place, Privileges,
+    Reply, Request, VERSION,
 };
 pub use name::{ENVIRONMENT, Name};
 pub use transport::{FILES, Incoming, ask, receive, send};

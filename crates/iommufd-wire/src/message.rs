@@ -1,6 +1,7 @@
-//! The messages: all of one size. Eight words are the message itself; the rest is what an `ioctl`'s
-//! argument points to, there and back.
+//! The messages. Eight words are the message itself; what an `ioctl`'s argument points to follows,
+//! there and back, as far as there is any.
 
+use std::ops::Deref;
 use thiserror::Error;
 
 /// Both sides must say the same; raised with every change of a message.
@@ -10,7 +11,7 @@ const WORDS: usize = 8;
 /// How much of an `ioctl`'s argument travels with it, in bytes. None of iommufd's is longer.
 pub const INLINE: usize = 128;
 const INLINE_AT: usize = WORDS * 8 + size_of::<u128>();
-/// The size of every message, in bytes.
+/// The size of the longest message, in bytes.
 pub const MESSAGE_BYTES: usize = INLINE_AT + INLINE;
 
 /// A message that no side of this version sends.
@@ -62,6 +63,11 @@ impl Inline {
         self.mask.trailing_ones() as usize
     }
 
+    /// The place after the last byte.
+    fn end(&self) -> usize {
+        INLINE - self.mask.leading_zeros() as usize
+    }
+
     /// The bytes by their places, in runs.
     pub fn runs(&self) -> impl Iterator<Item = (usize, &[u8])> {
         let mut rest = self.mask;
@@ -92,7 +98,10 @@ impl Inline {
 }
 
 /// What the preload library says.
-#[allow(clippy::large_enum_variant, reason = "messages are all of one size")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is the frequent one"
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     /// The first on a connection, with the caller's `/proc/self/mem` and `/proc/self/maps`.
@@ -198,7 +207,10 @@ pub struct File {
 }
 
 /// What the server says.
-#[allow(clippy::large_enum_variant, reason = "messages are all of one size")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is the frequent one"
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reply {
     /// The call's end.
@@ -246,40 +258,62 @@ impl Reply {
     }
 }
 
-fn bytes(words: [u64; WORDS], inline: &Inline) -> [u8; MESSAGE_BYTES] {
+/// A message as it is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Message {
+    bytes: [u8; MESSAGE_BYTES],
+    length: usize,
+}
+
+impl Deref for Message {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or(&self.bytes)
+    }
+}
+
+fn message(words: [u64; WORDS], inline: &Inline) -> Message {
     let mut bytes = [0; MESSAGE_BYTES];
     let (head, rest) = bytes.split_at_mut(WORDS * 8);
     for (chunk, word) in head.chunks_exact_mut(8).zip(words) {
         chunk.copy_from_slice(&word.to_ne_bytes());
     }
-    let (mask, content) = rest.split_at_mut(size_of::<u128>());
-    mask.copy_from_slice(&inline.mask.to_ne_bytes());
-    for (at, run) in inline.runs() {
-        if let Some(place) = content.get_mut(at..at + run.len()) {
-            place.copy_from_slice(run);
+    let mut length = WORDS * 8;
+    if inline.mask != 0 {
+        let (mask, content) = rest.split_at_mut(size_of::<u128>());
+        mask.copy_from_slice(&inline.mask.to_ne_bytes());
+        for (at, run) in inline.runs() {
+            if let Some(place) = content.get_mut(at..at + run.len()) {
+                place.copy_from_slice(run);
+            }
         }
+        length = INLINE_AT + inline.end();
     }
-    bytes
+    Message { bytes, length }
 }
 
-fn words(bytes: &[u8]) -> Result<([u64; WORDS], Inline), Malformed> {
-    if bytes.len() != MESSAGE_BYTES {
-        return Err(Malformed);
-    }
-    let (head, rest) = bytes.split_at(WORDS * 8);
+fn parts(message: &[u8]) -> Result<([u64; WORDS], Inline), Malformed> {
+    let (head, rest) = message.split_at_checked(WORDS * 8).ok_or(Malformed)?;
     let mut words = [0; WORDS];
     for (word, chunk) in words.iter_mut().zip(head.chunks_exact(8)) {
         *word = u64::from_ne_bytes(chunk.try_into().map_err(|_| Malformed)?);
     }
-    let (mask, content) = rest.split_at(size_of::<u128>());
-    let inline = Inline {
-        mask: u128::from_ne_bytes(mask.try_into().map_err(|_| Malformed)?),
-        bytes: content.try_into().map_err(|_| Malformed)?,
-    };
+    let mut inline = Inline::default();
+    if rest.is_empty() {
+        return Ok((words, inline));
+    }
+    let (mask, content) = rest.split_at_checked(size_of::<u128>()).ok_or(Malformed)?;
+    inline.mask = u128::from_ne_bytes(mask.try_into().map_err(|_| Malformed)?);
     let is_masked = |(at, byte): (usize, &u8)| *byte == 0 || inline.mask >> at & 1 == 1;
-    if !inline.bytes.iter().enumerate().all(is_masked) {
+    if inline.mask == 0
+        || content.len() != inline.end()
+        || !content.iter().enumerate().all(is_masked)
+    {
         return Err(Malformed);
     }
+    let place = inline.bytes.get_mut(..content.len()).ok_or(Malformed)?;
+    place.copy_from_slice(content);
     Ok((words, inline))
 }
 
@@ -310,7 +344,7 @@ fn unpack<const N: usize>(word: u64) -> Result<[bool; N], Malformed> {
 
 impl Request {
     /// The message.
-    pub fn encode(&self) -> [u8; MESSAGE_BYTES] {
+    pub fn encode(&self) -> Message {
         let mut inline = &Inline::default();
         let words = match *self {
             Request::Hello {
@@ -363,12 +397,12 @@ impl Request {
             Request::Sync => [9, 0, 0, 0, 0, 0, 0, 0],
             Request::File { errno } => [10, errno.into(), 0, 0, 0, 0, 0, 0],
         };
-        bytes(words, inline)
+        message(words, inline)
     }
 
     /// The request in a message.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let (words, content) = words(bytes)?;
+        let (words, content) = parts(bytes)?;
         if content.mask != 0 && words.first() != Some(&2) {
             return Err(Malformed);
         }
@@ -463,7 +497,7 @@ impl File {
 
 impl Reply {
     /// The message.
-    pub fn encode(&self) -> [u8; MESSAGE_BYTES] {
+    pub fn encode(&self) -> Message {
         let mut inline = &Inline::default();
         let words = match *self {
             Reply::Done {
@@ -489,12 +523,12 @@ impl Reply {
             Reply::Pins { pinned, locked } => [2, pinned, locked, 0, 0, 0, 0, 0],
             Reply::AskFile { fd } => [3, u64::from(fd.cast_unsigned()), 0, 0, 0, 0, 0, 0],
         };
-        bytes(words, inline)
+        message(words, inline)
     }
 
     /// The reply in a message.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let (words, written) = words(bytes)?;
+        let (words, written) = parts(bytes)?;
         if written.mask != 0 && words.first() != Some(&0) {
             return Err(Malformed);
         }

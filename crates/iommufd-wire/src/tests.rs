@@ -125,14 +125,23 @@ proptest! {
     #[test]
     fn any_bytes_are_a_message_or_refused(
         kind in 0..12u64,
-        mut rest in proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], MESSAGE_BYTES - 8),
-        inline in prop_oneof![Just(None), Just(Some(0u8)), Just(Some(255))],
+        rest in proptest::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 56),
+        inline in inline(),
+        lie in proptest::option::of((0..MESSAGE_BYTES, any::<u8>())),
     ) {
-        if let Some(fill) = inline {
-            // Else the bytes hardly ever match their mask.
-            rest[56..].fill(fill);
+        let ioctl = Request::Ioctl {
+            handle: 0,
+            request: 0,
+            argument: 0,
+            content: inline,
+            privileges: None,
+        };
+        let mut message = [&kind.to_ne_bytes()[..], &rest, &ioctl.encode()[64..]].concat();
+        if let Some((at, byte)) = lie
+            && let Some(place) = message.get_mut(at)
+        {
+            *place = byte;
         }
-        let message = [&kind.to_ne_bytes()[..], &rest].concat();
         if let Ok(request) = Request::decode(&message) {
             prop_assert_eq!(&request.encode()[..], &message[..]);
         }

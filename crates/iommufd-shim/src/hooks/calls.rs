@@ -63,23 +63,31 @@ fn content(address: usize) -> Inline {
 
 /// How many bytes at the address are writable, as far as that matters.
 fn writable(address: usize) -> usize {
+    let own_page = (&raw const address).addr() / PAGE;
     let mut end = address;
     while end - address < INLINE {
         let page = end - end % PAGE;
-        let (Some(next), Some(place)) = (
-            page.checked_add(PAGE),
-            (page > 0).then(|| ptr::with_exposed_provenance_mut::<c_void>(page)),
-        ) else {
+        let Some(next) = page.checked_add(PAGE) else {
             break;
         };
-        // SAFETY: pages come to be there as if they had been written to, with their content
-        // unchanged; the kernel refuses where nothing is mapped or may be written.
-        if unsafe { mm::madvise(place, PAGE, Advice::LinuxPopulateWrite) }.is_err() {
+        // Most arguments are on the stack, close to this function's own.
+        if page / PAGE != own_page && !is_writable(page) {
             break;
         }
         end = next;
     }
     end - address
+}
+
+/// Whether a page is writable.
+fn is_writable(page: usize) -> bool {
+    if page == 0 {
+        return false;
+    }
+    let place = ptr::with_exposed_provenance_mut::<c_void>(page);
+    // SAFETY: pages come to be there as if they had been written to, with their content
+    // unchanged; the kernel refuses where nothing is mapped or may be written.
+    unsafe { mm::madvise(place, PAGE, Advice::LinuxPopulateWrite) }.is_ok()
 }
 
 /// How many bytes this process may lock.
