@@ -15,10 +15,8 @@ pub const FILES: usize = 2;
 /// A message that arrived.
 #[derive(Debug)]
 pub struct Incoming {
-    /// The message; all zeroes past its end if it is too short.
-    pub bytes: [u8; MESSAGE_BYTES],
-    /// Its length.
-    pub length: usize,
+    bytes: [u8; MESSAGE_BYTES],
+    length: usize,
     /// The files beside it.
     pub files: [Option<OwnedFd>; FILES],
     /// Who sent it, as the kernel says, if the socket was told to ask.

@@ -157,8 +157,9 @@ impl Connection {
             answer
         };
         let incoming = ask().ok().flatten().ok_or(Errno::EBADF)?;
+        let answer = Request::decode(incoming.message());
         let [file, _] = incoming.files;
-        match Request::decode(&incoming.bytes) {
+        match answer {
             Ok(Request::File { errno: 0 }) => file.ok_or(Errno::EBADF),
             Ok(Request::File { errno }) => Err(Errno::from_raw(errno.into())),
             _ => Err(Errno::EBADF),

@@ -28,12 +28,15 @@ pub struct ServerConfig {
     /// Whether every program has `CAP_SYS_RESOURCE` here, whatever it has elsewhere. What that
     /// guards are this server's accounts of pinned memory, all of one user's programs.
     pub grant_sys_resource: bool,
+    /// Whether `RLIMIT_MEMLOCK` of programs holds for what they pin here.
+    pub limit_locked: bool,
 }
 
 impl Default for ServerConfig {
     fn default() -> Self {
         ServerConfig {
             grant_sys_resource: true,
+            limit_locked: true,
         }
     }
 }

@@ -226,6 +226,9 @@ pub(super) struct IommufdArguments {
     /// accounted; they have it only if they have it anyway.
     #[arg(long)]
     pub own_capabilities: bool,
+    /// Let programs pin as much as they like, whatever RLIMIT_MEMLOCK they have.
+    #[arg(long)]
+    pub no_lock_limit: bool,
     /// The program, and its arguments.
     #[arg(last = true, required = true, value_name = "PROGRAM [ARGUMENT]...")]
     pub program: Vec<OsString>,

@@ -86,6 +86,7 @@ fn start(arguments: &IommufdArguments) -> Result<Child, StartError> {
     check_program(&path)?;
     let config = ServerConfig {
         grant_sys_resource: !arguments.own_capabilities,
+        limit_locked: !arguments.no_lock_limit,
     };
     guard_truncation().map_err(StartError::Guard)?;
     let system = System::new(SystemConfig::default());

@@ -137,7 +137,8 @@ fn execute(
         File::create(errors).with_context(|| format!("cannot create {}", errors.display()))?;
     let mut command = Command::new(server);
     command
-        .args(["iommufd", "--preload"])
+        // Without root, the larger cases would fail for their size.
+        .args(["iommufd", "--no-lock-limit", "--preload"])
         .arg(preload)
         .arg("--")
         .arg(program)

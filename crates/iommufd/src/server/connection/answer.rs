@@ -58,7 +58,12 @@ impl Connection {
                 privileges,
             } => {
                 if let Some(privileges) = privileges {
-                    image.set_lockable(privileges.lockable);
+                    let limited = self.shared.config.limit_locked;
+                    image.set_lockable(if limited {
+                        privileges.lockable
+                    } else {
+                        u64::MAX
+                    });
                 }
                 let call = Call {
                     connection: self,

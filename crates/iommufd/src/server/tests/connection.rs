@@ -2,7 +2,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 
 use rustix::fs::MemfdFlags;
-use vm_iommufd_wire::{Reply, Request, VERSION, ask, receive, send};
+use vm_iommufd_wire::{Inline, Privileges, Reply, Request, VERSION, ask, receive, send};
 
 use super::{Client, server, socket};
 use crate::Errno;
@@ -204,4 +204,50 @@ fn a_process_without_pins_has_none() {
     for process in [std::process::id(), 1, u32::MAX] {
         assert_eq!(client.ask(&Request::Status { process }).0, none);
     }
+}
+
+#[test]
+fn a_file_that_a_call_names_is_asked_for() {
+    /// `IOMMU_IOAS_MAP_FILE`.
+    const MAP_FILE: u32 = 0x3b8f;
+    let server = server();
+    let client = Client::connect(&server, 0);
+    let (_fd, handle) = client.open();
+    client.ioctl(
+        handle,
+        IOAS_ALLOC,
+        64,
+        &[12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    );
+    let memory = rustix::fs::memfd_create("x", MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&memory, 4096).unwrap();
+    // 40 bytes: readable and writable, address space 1, file 5, from 0, one page, at any address.
+    let words = [40u64 | 6 << 32, 1 | 5 << 32, 0, 4096, 0];
+    let mut content = Inline::default();
+    content.set(0, &words.map(u64::to_ne_bytes).concat());
+    let call = Request::Ioctl {
+        handle,
+        request: MAP_FILE,
+        argument: 64,
+        content,
+        privileges: Some(Privileges {
+            lockable: 1 << 20,
+            ..Privileges::default()
+        }),
+    };
+    let outcome = |file: Option<_>| {
+        let mut asked = 0;
+        let (reply, _) = ask(&client.socket, &call, &[], |fd| {
+            asked = fd;
+            file
+        })
+        .unwrap();
+        assert_eq!(asked, 5);
+        let Reply::Done { outcome, .. } = reply else {
+            panic!("an ioctl is done");
+        };
+        outcome
+    };
+    assert_eq!(outcome(None), Err(Errno::EBADF.raw() as u16));
+    assert_eq!(outcome(Some(memory.as_fd())), Ok(0));
 }
