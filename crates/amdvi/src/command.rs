@@ -25,8 +25,6 @@ use crate::unit::AmdVi;
 const BATCH: usize = 64;
 /// How many invalidations of device-TLBs may be without an answer before the processor waits.
 const UNANSWERED: usize = 32;
-/// How often a drain is looked at before the rest is left for later.
-const DRAIN_LOOKS: usize = 256;
 
 /// What the thread at work keeps between turns.
 #[derive(Debug, Default)]
@@ -99,7 +97,7 @@ impl AmdVi {
         self.look_at_device_tlbs(runner);
         loop {
             if let Some(drain) = &mut runner.applied {
-                if !settled(drain) {
+                if !drain.is_complete_soon() {
                     return Progress::Pending;
                 }
                 runner.applied = None;
@@ -137,7 +135,7 @@ impl AmdVi {
     /// Processes the command at the head of the buffer.
     fn advance(&self, runner: &mut Runner, budget: &mut usize) -> Advance {
         if let Some((_, _, drain)) = &mut runner.wait {
-            if !settled(drain) {
+            if !drain.is_complete_soon() {
                 return Advance::Blocked;
             }
             if let Some((commands, wait, _)) = runner.wait.take() {
@@ -217,6 +215,8 @@ impl AmdVi {
                 self.devices
                     .invalidate(|owner, _| matches!(owner, Owner::Device(id, _) if id == *device));
                 self.sources.invalidate(|id| id == *device);
+                // What was read in the table that the entry named is none of another table's.
+                self.irtes.invalidate(|key| key.device == *device);
                 lock(&self.suppressed).remove(device);
                 runner.unrouted = true;
                 runner.undrained = true;
@@ -412,17 +412,6 @@ fn is_doomed(space: &Space, pasid: Option<Pasid>) -> bool {
         (Stage::Guest(..) | Stage::Nested { .. }, Some(_)) => bound.pasid == pasid,
         _ => false,
     }
-}
-
-/// Whether all accesses that a drain waits for have ended, after a few looks.
-fn settled(drain: &mut Drain) -> bool {
-    for _ in 0..DRAIN_LOOKS {
-        if drain.is_complete() {
-            return true;
-        }
-        std::hint::spin_loop();
-    }
-    false
 }
 
 impl Control {

@@ -1,7 +1,5 @@
 //! Recording of events (section 2.5).
 
-use std::collections::VecDeque;
-
 use vm_iommu_dma::unit::lock;
 use vm_iommu_pagetable::{NestedFault, Reason as Walked, TableMemory, WalkFault};
 use vm_iommu_spec::amd::registers::{HardwareEventStatus, offset};
@@ -13,35 +11,6 @@ use vm_iommu_spec::{AddressType, DmaRequest, DomainId, Fault, FaultReason, Iova,
 use crate::control::{Control, EVENT_LOG, Room, Signals};
 use crate::explain::WalkStep;
 use crate::unit::AmdVi;
-
-/// How many faults are kept for inspection.
-const KEPT: usize = 32;
-
-/// A fault as kept for inspection: what was refused, and the table entries read on the way.
-#[derive(Clone, Debug)]
-pub(crate) struct KeptFault {
-    pub(crate) fault: Fault,
-    pub(crate) steps: Vec<WalkStep>,
-    /// Whether a field of a table entry kept it from being logged.
-    pub(crate) suppressed: bool,
-}
-
-/// The last faults, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct FaultHistory {
-    pub(crate) total: u64,
-    pub(crate) kept: VecDeque<KeptFault>,
-}
-
-impl FaultHistory {
-    fn push(&mut self, fault: KeptFault) {
-        self.total = self.total.wrapping_add(1);
-        if self.kept.len() == KEPT {
-            self.kept.pop_front();
-        }
-        self.kept.push_back(fault);
-    }
-}
 
 /// Why a memory request was refused.
 #[derive(Clone, Debug, Default)]
@@ -136,6 +105,11 @@ fn reason_of(reason: Walked) -> Option<Reason> {
 }
 
 impl AmdVi {
+    /// How many requests were refused since the unit was made, logged or not.
+    pub fn refused(&self) -> u64 {
+        self.faults.total()
+    }
+
     /// Refuses a memory request: logs the event unless the request is a probe or the device table
     /// entry suppresses it, and yields the fault.
     pub(crate) fn refuse(&self, request: &DmaRequest, refusal: Refusal) -> Fault {
@@ -197,12 +171,7 @@ impl AmdVi {
         if self.fault_log.allows() {
             log::warn!("AMD-Vi: {fault}");
         }
-        let kept = KeptFault {
-            fault,
-            steps,
-            suppressed,
-        };
-        lock(&self.faults).push(kept);
+        self.faults.push(fault, steps, suppressed);
         if !suppressed {
             self.log_event(event);
         }

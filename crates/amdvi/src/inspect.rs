@@ -1,12 +1,12 @@
 //! A unit's state as a tree for people and tools.
 
 use serde::Serialize;
-use vm_iommu_dma::unit::{CacheCounters, lock};
+use vm_iommu_dma::unit::{CacheCounters, InspectedFault, InspectedRegister};
 use vm_iommu_dma::{IotlbCounters, WalkCacheCounters};
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::amd::registers::{RingBase, Status, offset};
 use vm_iommu_spec::amd::{EventEntry, FaultReason};
-use vm_iommu_spec::{DomainId, Fault, Pasid, PhysAddr, RequesterId};
+use vm_iommu_spec::{DomainId, Pasid, PhysAddr, RequesterId};
 
 use crate::control::{Control, EVENT_LOG, GA_LOG, PPR_LOG};
 use crate::device_table::{DteLookup, Owner};
@@ -59,18 +59,7 @@ pub struct Inspection {
     /// How many requests were refused since the unit was made, logged or not.
     pub refused: u64,
     /// The last refused requests, oldest first.
-    pub last_faults: Vec<InspectedFault>,
-}
-
-/// A register.
-#[derive(Clone, Debug, Serialize)]
-pub struct InspectedRegister {
-    /// The specification's name.
-    pub name: &'static str,
-    /// Offset in bytes.
-    pub offset: u16,
-    /// Value.
-    pub value: u64,
+    pub last_faults: Vec<InspectedFault<WalkStep>>,
 }
 
 /// The command buffer or a log.
@@ -132,37 +121,12 @@ pub enum InspectedEntry {
     },
 }
 
-/// A refused request.
-#[derive(Clone, Debug, Serialize)]
-pub struct InspectedFault {
-    /// The request and the reason.
-    pub fault: Fault,
-    /// The same in words.
-    pub text: String,
-    /// The entries that were read on the way.
-    pub steps: Vec<WalkStep>,
-    /// Whether a field of a table entry kept it from being logged.
-    pub suppressed: bool,
-}
-
 impl AmdVi {
     /// The state of the unit. Reads tables and logs in guest memory; changes nothing.
     pub fn inspect(&self) -> Inspection {
         let snapshot = self.snapshot();
         let (devices, more_devices) = self.listed_devices();
-        let history = lock(&self.faults);
-        let refused = history.total;
-        let last_faults = history
-            .kept
-            .iter()
-            .map(|kept| InspectedFault {
-                fault: kept.fault,
-                text: kept.fault.to_string(),
-                steps: kept.steps.clone(),
-                suppressed: kept.suppressed,
-            })
-            .collect();
-        drop(history);
+        let (refused, last_faults) = self.faults.inspect();
         let mut cached: Vec<_> = self
             .devices
             .owners()
@@ -175,17 +139,7 @@ impl AmdVi {
         cached.sort_unstable();
         let control = self.control();
         let file = &control.file;
-        let mut registers: Vec<InspectedRegister> = file
-            .registers()
-            .iter()
-            .map(|register| InspectedRegister {
-                name: register.name,
-                offset: register.offset,
-                value: file.get(register.offset),
-            })
-            .filter(|register| register.value != 0)
-            .collect();
-        registers.sort_by_key(|register| register.offset);
+        let registers = file.inspect();
         let segments = 1_usize << snapshot.control.device_table_segments().min(3);
         let status = control.status();
         Inspection {

@@ -61,14 +61,15 @@ mod unit;
 pub use config::{AmdViConfig, ConfigError, Feature};
 pub use explain::{Explanation, Outcome, WalkStep, WalkTable};
 pub use function::AmdViFunction;
-pub use inspect::{
-    InspectedDevice, InspectedEntry, InspectedFault, InspectedRegister, InspectedRing, Inspection,
-};
+pub use inspect::{InspectedDevice, InspectedEntry, InspectedRing, Inspection};
 pub use interrupt::LocalInterrupt;
 pub use logs::PageRequester;
-pub use state::{AmdViState, StateError};
+pub use state::AmdViState;
 pub use unit::AmdVi;
-pub use vm_iommu_dma::unit::{CacheCounters, IgnoredAccess, Progress, Register, UnitInterrupts};
+pub use vm_iommu_dma::unit::{
+    CacheCounters, IgnoredAccess, InspectedFault, InspectedRegister, Progress, Register,
+    StateError, UnitInterrupts,
+};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,6 @@
 
 use std::sync::Weak;
 
-use vm_iommu_dma::unit::lock;
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::amd::registers::{PprAutoResponse, PprOverflowEarly, Status, offset};
 use vm_iommu_spec::amd::{
@@ -93,9 +92,7 @@ impl AmdVi {
         requester: RequesterId,
         page_requester: Weak<dyn PageRequester>,
     ) {
-        let mut requesters = lock(&self.page_requesters);
-        requesters.retain(|_, requester| requester.strong_count() > 0);
-        requesters.insert(requester.source_id(), page_requester);
+        self.page_requesters.insert(requester, page_requester);
     }
 
     /// Answers the group of `request`, if it is its last.
@@ -113,10 +110,7 @@ impl AmdVi {
     /// Hands `response` to its device.
     pub(crate) fn complete_ppr(&self, response: PprResponse) {
         let device = response.requester.source_id();
-        let requester = lock(&self.page_requesters)
-            .get(&device)
-            .and_then(Weak::upgrade);
-        if let Some(requester) = requester {
+        if let Some(requester) = self.page_requesters.get(device) {
             requester.respond(response);
         }
     }

@@ -4,8 +4,7 @@
 //! saved as not begun, and carried out anew after the restore.
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
-use vm_iommu_dma::unit::lock;
+use vm_iommu_dma::unit::{StateError, lock};
 use vm_iommu_spec::amd::registers::{RingBase, Status, offset};
 
 use crate::command::Runner;
@@ -31,50 +30,13 @@ pub struct AmdViState {
     suppressed: Vec<u16>,
 }
 
-/// Why a state does not fit a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum StateError {
-    /// A version that this crate does not know.
-    #[error("version {version} of the state is not known")]
-    Version {
-        /// The version of the state.
-        version: u32,
-    },
-    /// The state is that of a unit with other capabilities.
-    #[error("the state is that of a unit with {register} {saved:#x}, not {own:#x}")]
-    Capability {
-        /// The register that differs.
-        register: &'static str,
-        /// Its value in the state.
-        saved: u64,
-        /// Its value in the unit.
-        own: u64,
-    },
-    /// A value that no unit has.
-    #[error("the state is corrupt: {register} cannot be {value:#x}")]
-    Corrupt {
-        /// What it is the value of.
-        register: &'static str,
-        /// The value.
-        value: u64,
-    },
-}
-
 impl AmdVi {
     /// The state of the unit. No vCPU and no device may run meanwhile.
     pub fn save(&self) -> AmdViState {
         // Whoever is at work ends its turn first.
         let _runner = self.worker.lock();
         let control = self.control();
-        let registers = control
-            .file
-            .registers()
-            .iter()
-            .map(|register| (register, control.file.get(register.offset)))
-            .filter(|(register, value)| *value != register.reset)
-            .map(|(register, value)| (register.offset, value))
-            .collect();
+        let registers = control.file.save();
         let mut suppressed: Vec<u16> = lock(&self.suppressed).iter().copied().collect();
         suppressed.sort_unstable();
         AmdViState {
@@ -118,33 +80,10 @@ impl AmdVi {
         }
         let feature = self.config.extended_feature().into_bits();
         let feature_2 = self.config.extended_feature_2().into_bits();
-        for (register, saved, own) in [
-            ("Extended Feature", state.feature, feature),
-            ("Extended Feature 2", state.feature_2, feature_2),
-        ] {
-            if saved != own {
-                return Err(StateError::Capability {
-                    register,
-                    saved,
-                    own,
-                });
-            }
-        }
+        StateError::compare("Extended Feature", state.feature, feature)?;
+        StateError::compare("Extended Feature 2", state.feature_2, feature_2)?;
         let mut control = Control::new(&self.config);
-        for &(offset, value) in &state.registers {
-            let registers = control.file.registers().iter();
-            let known = registers.copied().find(|known| known.offset == offset);
-            let fits = |size: u8| size == 8 || value >> 32 == 0;
-            match known {
-                Some(register) if fits(register.size) => control.file.set(offset, value),
-                _ => {
-                    return Err(StateError::Corrupt {
-                        register: known.map_or("a register's offset", |known| known.name),
-                        value: known.map_or(u64::from(offset), |_| value),
-                    });
-                }
-            }
-        }
+        control.file.restore(&state.registers)?;
         let running = control.status().contains(Status::COMMAND_RUN);
         if running != state.commands.is_some() {
             return Err(StateError::Corrupt {

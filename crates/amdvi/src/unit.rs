@@ -1,12 +1,13 @@
 //! The unit as a whole.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use vm_iommu_dma::unit::{
-    IgnoredAccess, Progress, RouteSinks, Throttle, UnitInterrupts, Worker, lock,
+    BySource, FaultHistory, IgnoredAccess, Progress, RouteSinks, Throttle, UnitInterrupts, Worker,
+    lock,
 };
 use vm_iommu_dma::{DeviceTlb, Epochs, GuestRam, Iotlb, WalkCache};
 use vm_iommu_spec::RequesterId;
@@ -18,7 +19,7 @@ use crate::command::Runner;
 use crate::config::{AmdViConfig, ConfigError};
 use crate::control::{Control, Snapshot};
 use crate::device_table::{DeviceCache, SourceCache};
-use crate::event::FaultHistory;
+use crate::explain::WalkStep;
 use crate::interrupt::IrteCache;
 use crate::logs::PageRequester;
 
@@ -47,7 +48,7 @@ pub struct AmdVi {
     pub(crate) iotlb: Arc<Iotlb>,
     pub(crate) walk_cache: Arc<WalkCache>,
     pub(crate) irtes: IrteCache,
-    pub(crate) faults: Mutex<FaultHistory>,
+    pub(crate) faults: FaultHistory<WalkStep>,
     /// Devices whose faults are not logged until their entry is invalidated (SE).
     pub(crate) suppressed: Mutex<HashSet<u16>>,
 
@@ -57,8 +58,8 @@ pub struct AmdVi {
     pub(crate) device_tlbs_expired: AtomicBool,
 
     pub(crate) routes: RouteSinks,
-    device_tlbs: Mutex<HashMap<u16, Weak<dyn DeviceTlb>>>,
-    pub(crate) page_requesters: Mutex<HashMap<u16, Weak<dyn PageRequester>>>,
+    device_tlbs: BySource<dyn DeviceTlb>,
+    pub(crate) page_requesters: BySource<dyn PageRequester>,
 
     pub(crate) fault_log: Throttle,
     pub(crate) command_log: Throttle,
@@ -92,13 +93,13 @@ impl AmdVi {
             iotlb: Iotlb::new(config.iotlb),
             walk_cache: WalkCache::new(config.walk_cache),
             irtes: IrteCache::new(config.interrupt_cache),
-            faults: Mutex::default(),
+            faults: FaultHistory::default(),
             suppressed: Mutex::default(),
             worker: Worker::default(),
             device_tlbs_expired: AtomicBool::new(false),
             routes: RouteSinks::default(),
-            device_tlbs: Mutex::default(),
-            page_requesters: Mutex::default(),
+            device_tlbs: BySource::default(),
+            page_requesters: BySource::default(),
             fault_log: Throttle::default(),
             command_log: Throttle::default(),
             access_log: Throttle::default(),
@@ -178,7 +179,7 @@ impl AmdVi {
         self.drop_translations();
         self.drop_interrupts();
         self.routes.refresh();
-        *lock(&self.faults) = FaultHistory::default();
+        self.faults.clear();
     }
 
     /// Drops all cached translations and what they rest on: tables before pages, so that a walk
@@ -205,18 +206,16 @@ impl AmdVi {
     /// Makes the device-TLB of `requester` known to invalidations. A requester that is not
     /// known, or whose device-TLB is gone, does not answer, which the guest sees as a time-out.
     pub fn attach_device_tlb(&self, requester: RequesterId, device_tlb: Weak<dyn DeviceTlb>) {
-        let mut device_tlbs = lock(&self.device_tlbs);
-        device_tlbs.retain(|_, device_tlb| device_tlb.strong_count() > 0);
-        device_tlbs.insert(requester.source_id(), device_tlb);
+        self.device_tlbs.insert(requester, device_tlb);
     }
 
     /// Forgets the device-TLB of `requester`.
     pub fn detach_device_tlb(&self, requester: RequesterId) {
-        lock(&self.device_tlbs).remove(&requester.source_id());
+        self.device_tlbs.remove(requester);
     }
 
     pub(crate) fn device_tlb(&self, device: u16) -> Option<Arc<dyn DeviceTlb>> {
-        lock(&self.device_tlbs).get(&device).and_then(Weak::upgrade)
+        self.device_tlbs.get(device)
     }
 
     pub(crate) fn control(&self) -> MutexGuard<'_, Control> {

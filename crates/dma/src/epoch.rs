@@ -146,6 +146,18 @@ impl Drain {
         self.busy.is_empty()
     }
 
+    /// As [`is_complete`](Self::is_complete), after a few more looks.
+    pub fn is_complete_soon(&mut self) -> bool {
+        const LOOKS: usize = 256;
+        for _ in 0..LOOKS {
+            if self.is_complete() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+
     /// Waits for all of them. No caller may itself be inside an epoch.
     pub fn wait(mut self) {
         let mut spins = 0;

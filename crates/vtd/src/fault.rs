@@ -5,9 +5,6 @@
 //! as section 7.2.1 permits; one that finds its register in use sets PFO, and nothing more is
 //! recorded until software cleared that.
 
-use std::collections::VecDeque;
-
-use vm_iommu_dma::unit::lock;
 use vm_iommu_spec::vtd::registers::{QueueError, QueueErrorRecord, offset};
 use vm_iommu_spec::vtd::{self, FaultRecord};
 use vm_iommu_spec::{DmaRequest, Fault, FaultReason, Interrupt, Iova, MSI_WINDOW, MsiMessage};
@@ -16,39 +13,10 @@ use crate::control::Control;
 use crate::explain::WalkStep;
 use crate::unit::Vtd;
 
-/// How many faults are kept for inspection.
-const KEPT: usize = 32;
-
-/// A fault as kept for inspection: what was refused, and the table entries read on the way.
-#[derive(Clone, Debug)]
-pub(crate) struct KeptFault {
-    pub(crate) fault: Fault,
-    pub(crate) steps: Vec<WalkStep>,
-    /// Whether it was recorded, or suppressed by an FPD field.
-    pub(crate) suppressed: bool,
-}
-
-/// The last faults, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct FaultHistory {
-    pub(crate) total: u64,
-    pub(crate) kept: VecDeque<KeptFault>,
-}
-
-impl FaultHistory {
-    fn push(&mut self, fault: KeptFault) {
-        self.total = self.total.wrapping_add(1);
-        if self.kept.len() == KEPT {
-            self.kept.pop_front();
-        }
-        self.kept.push_back(fault);
-    }
-}
-
 impl Vtd {
     /// How many requests were refused since the unit was made, recorded or not.
     pub fn refused(&self) -> u64 {
-        lock(&self.faults).total
+        self.faults.total()
     }
 
     /// Refuses a memory request: records the fault unless the request is a probe or `suppressed`,
@@ -79,12 +47,7 @@ impl Vtd {
         if self.fault_log.allows() {
             log::warn!("VT-d: {fault}");
         }
-        let kept = KeptFault {
-            fault,
-            steps,
-            suppressed,
-        };
-        lock(&self.faults).push(kept);
+        self.faults.push(fault, steps, suppressed);
         if !suppressed {
             let event = self.control().record(record);
             self.send(event);

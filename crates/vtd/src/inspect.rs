@@ -1,13 +1,13 @@
 //! A unit's state as a tree for people and tools.
 
 use serde::Serialize;
-use vm_iommu_dma::unit::{CacheCounters, lock};
+use vm_iommu_dma::unit::{CacheCounters, InspectedFault, InspectedRegister};
 use vm_iommu_dma::{IotlbCounters, WalkCacheCounters};
 use vm_iommu_spec::vtd::registers::{
     FaultStatus, GlobalBits, QueueErrorRecord, QueuePointer, offset,
 };
 use vm_iommu_spec::vtd::{FaultReason, FaultRecord};
-use vm_iommu_spec::{DomainId, Fault, PhysAddr, RequesterId};
+use vm_iommu_spec::{DomainId, PhysAddr, RequesterId};
 
 use crate::context::{ContextLookup, cached_sources};
 use crate::explain::WalkStep;
@@ -51,18 +51,7 @@ pub struct Inspection {
     /// How many requests were refused since the unit was made, recorded or not.
     pub refused: u64,
     /// The last refused requests, oldest first.
-    pub last_faults: Vec<InspectedFault>,
-}
-
-/// A register.
-#[derive(Clone, Debug, Serialize)]
-pub struct InspectedRegister {
-    /// The specification's name.
-    pub name: &'static str,
-    /// Offset in bytes.
-    pub offset: u16,
-    /// Value.
-    pub value: u64,
+    pub last_faults: Vec<InspectedFault<WalkStep>>,
 }
 
 /// The invalidation queue.
@@ -131,50 +120,15 @@ pub struct InspectedRecord {
     pub information: u64,
 }
 
-/// A refused request.
-#[derive(Clone, Debug, Serialize)]
-pub struct InspectedFault {
-    /// The request and the reason.
-    pub fault: Fault,
-    /// The same in words.
-    pub text: String,
-    /// The entries that were read on the way.
-    pub steps: Vec<WalkStep>,
-    /// Whether an FPD field kept it from being recorded.
-    pub suppressed: bool,
-}
-
 impl Vtd {
     /// The state of the unit. Reads tables in guest memory; changes nothing.
     pub fn inspect(&self) -> Inspection {
         let snapshot = self.snapshot();
         let (requesters, more_requesters) = self.requesters();
-        let history = lock(&self.faults);
-        let refused = history.total;
-        let last_faults = history
-            .kept
-            .iter()
-            .map(|kept| InspectedFault {
-                fault: kept.fault,
-                text: kept.fault.to_string(),
-                steps: kept.steps.clone(),
-                suppressed: kept.suppressed,
-            })
-            .collect();
-        drop(history);
+        let (refused, last_faults) = self.faults.inspect();
         let control = self.control();
         let file = &control.file;
-        let mut registers: Vec<InspectedRegister> = file
-            .registers()
-            .iter()
-            .map(|register| InspectedRegister {
-                name: register.name,
-                offset: register.offset,
-                value: file.get(register.offset),
-            })
-            .filter(|register| register.value != 0)
-            .collect();
-        registers.sort_by_key(|register| register.offset);
+        let registers = file.inspect();
         let fault_status = control.fault_status();
         let queue = InspectedQueue {
             enabled: control.queue.is_some(),

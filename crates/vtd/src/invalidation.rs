@@ -24,8 +24,6 @@ use crate::unit::Vtd;
 const BATCH: usize = 64;
 /// How many invalidations of device-TLBs may be without an answer before the queue waits.
 const UNANSWERED: usize = 32;
-/// How often a drain is looked at before the rest is left for later.
-const DRAIN_LOOKS: usize = 256;
 
 /// What the thread at work keeps between turns.
 #[derive(Debug, Default)]
@@ -101,7 +99,7 @@ impl Vtd {
         self.look_at_device_tlbs(runner);
         loop {
             if let Some((_, drain)) = &mut runner.command {
-                if !settled(drain) {
+                if !drain.is_complete_soon() {
                     return Progress::Pending;
                 }
                 if let Some((pending, _)) = runner.command.take() {
@@ -159,7 +157,7 @@ impl Vtd {
     /// Processes the descriptor at the head of the queue (section 6.5.2).
     fn advance(&self, runner: &mut Runner, budget: &mut usize) -> Advance {
         if let Some((_, _, drain)) = &mut runner.wait {
-            if !settled(drain) {
+            if !drain.is_complete_soon() {
                 return Advance::Blocked;
             }
             if let Some((queue, wait, _)) = runner.wait.take() {
@@ -349,17 +347,6 @@ impl Vtd {
         let mut control = self.control();
         (control.queue == Some(queue)).then(|| then(&mut control))
     }
-}
-
-/// Whether all accesses that a drain waits for have ended, after a few looks.
-fn settled(drain: &mut Drain) -> bool {
-    for _ in 0..DRAIN_LOOKS {
-        if drain.is_complete() {
-            return true;
-        }
-        std::hint::spin_loop();
-    }
-    false
 }
 
 impl Control {

@@ -53,13 +53,14 @@ mod unit;
 pub use config::{AddressWidths, ConfigError, Feature, VtdConfig};
 pub use explain::{Explanation, Outcome, WalkStep, WalkTable};
 pub use inspect::{
-    InspectedContext, InspectedFault, InspectedQueue, InspectedRecord, InspectedRegister,
-    InspectedRequester, Inspection,
+    InspectedContext, InspectedQueue, InspectedRecord, InspectedRequester, Inspection,
 };
 pub use registers::{IgnoredAccess, Register};
-pub use state::{StateError, VtdState};
+pub use state::VtdState;
 pub use unit::Vtd;
-pub use vm_iommu_dma::unit::{CacheCounters, Progress, UnitInterrupts};
+pub use vm_iommu_dma::unit::{
+    CacheCounters, InspectedFault, InspectedRegister, Progress, StateError, UnitInterrupts,
+};
 
 #[cfg(test)]
 mod tests;

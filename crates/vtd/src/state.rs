@@ -4,7 +4,7 @@
 //! is saved as not begun, and carried out anew after the restore.
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use vm_iommu_dma::unit::StateError;
 use vm_iommu_spec::vtd::registers::{
     ContextCommand, GlobalBits, InterruptTableAddress, InvalidateAddress, IotlbInvalidate,
     QueueAddress, RootTableAddress, offset,
@@ -42,49 +42,12 @@ struct PendingState {
     iotlb: Option<(u64, u64)>,
 }
 
-/// Why a state does not fit a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum StateError {
-    /// A version that this crate does not know.
-    #[error("version {version} of the state is not known")]
-    Version {
-        /// The version of the state.
-        version: u32,
-    },
-    /// The state is that of a unit with other capabilities.
-    #[error("the state is that of a unit with {register} {saved:#x}, not {own:#x}")]
-    Capability {
-        /// The register that differs.
-        register: &'static str,
-        /// Its value in the state.
-        saved: u64,
-        /// Its value in the unit.
-        own: u64,
-    },
-    /// A value that no unit has.
-    #[error("the state is corrupt: {register} cannot be {value:#x}")]
-    Corrupt {
-        /// What it is the value of.
-        register: &'static str,
-        /// The value.
-        value: u64,
-    },
-}
-
 impl Vtd {
     /// The state of the unit. No vCPU and no device may run meanwhile.
     pub fn save(&self) -> VtdState {
         let runner = self.worker.lock();
         let control = self.control();
-        let registers = control
-            .file
-            .registers()
-            .iter()
-            .map(|register| (register, control.file.get(register.offset)))
-            .filter(|(register, value)| *value != register.reset)
-            .map(|(register, value)| (register.offset, value))
-            .collect();
+        let registers = control.file.save();
         let mut pending = control.pending;
         if let Some((begun, _)) = &runner.command {
             pending.status = pending.status.or(begun.status);
@@ -141,33 +104,10 @@ impl Vtd {
         }
         let capability = self.config.capability().into_bits();
         let extended = self.config.extended_capability().into_bits();
-        for (register, saved, own) in [
-            ("CAP_REG", state.capability, capability),
-            ("ECAP_REG", state.extended_capability, extended),
-        ] {
-            if saved != own {
-                return Err(StateError::Capability {
-                    register,
-                    saved,
-                    own,
-                });
-            }
-        }
+        StateError::compare("CAP_REG", state.capability, capability)?;
+        StateError::compare("ECAP_REG", state.extended_capability, extended)?;
         let mut control = Control::new(&self.config);
-        for &(offset, value) in &state.registers {
-            let registers = control.file.registers().iter();
-            let known = registers.copied().find(|known| known.offset == offset);
-            let fits = |size: u8| size == 8 || value >> 32 == 0;
-            match known {
-                Some(register) if fits(register.size) => control.file.set(offset, value),
-                _ => {
-                    return Err(StateError::Corrupt {
-                        register: known.map_or("a register's offset", |known| known.name),
-                        value: known.map_or(u64::from(offset), |_| value),
-                    });
-                }
-            }
-        }
+        control.file.restore(&state.registers)?;
         if state.next_record >= control.records.1 {
             return Err(StateError::Corrupt {
                 register: "the index of the next fault recording register",

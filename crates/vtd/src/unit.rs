@@ -1,11 +1,12 @@
 //! The unit as a whole.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
-use vm_iommu_dma::unit::{Progress, RouteSinks, Throttle, UnitInterrupts, Worker, lock};
+use vm_iommu_dma::unit::{
+    BySource, FaultHistory, Progress, RouteSinks, Throttle, UnitInterrupts, Worker, lock,
+};
 use vm_iommu_dma::{DeviceTlb, Epochs, GuestRam, Iotlb, WalkCache};
 use vm_iommu_pagetable::SecondStage;
 use vm_iommu_spec::RequesterId;
@@ -15,7 +16,7 @@ use vm_iommu_spec::vtd::descriptor::DescriptorRules;
 use crate::config::{ConfigError, VtdConfig};
 use crate::context::ContextCache;
 use crate::control::{Control, Snapshot};
-use crate::fault::FaultHistory;
+use crate::explain::WalkStep;
 use crate::interrupt::IrteCache;
 use crate::invalidation::Runner;
 use crate::translate::formats;
@@ -47,7 +48,7 @@ pub struct Vtd {
     pub(crate) iotlb: Arc<Iotlb>,
     pub(crate) walk_cache: Arc<WalkCache>,
     pub(crate) irtes: IrteCache,
-    pub(crate) faults: Mutex<FaultHistory>,
+    pub(crate) faults: FaultHistory<WalkStep>,
 
     /// Works on commands and the queue.
     pub(crate) worker: Worker<Runner>,
@@ -55,7 +56,7 @@ pub struct Vtd {
     pub(crate) device_tlbs_expired: AtomicBool,
 
     pub(crate) routes: RouteSinks,
-    device_tlbs: Mutex<HashMap<u16, Weak<dyn DeviceTlb>>>,
+    device_tlbs: BySource<dyn DeviceTlb>,
 
     pub(crate) fault_log: Throttle,
     pub(crate) queue_log: Throttle,
@@ -90,11 +91,11 @@ impl Vtd {
             iotlb: Iotlb::new(config.iotlb),
             walk_cache: WalkCache::new(config.walk_cache),
             irtes: IrteCache::new(config.interrupt_cache),
-            faults: Mutex::default(),
+            faults: FaultHistory::default(),
             worker: Worker::default(),
             device_tlbs_expired: AtomicBool::new(false),
             routes: RouteSinks::default(),
-            device_tlbs: Mutex::default(),
+            device_tlbs: BySource::default(),
             fault_log: Throttle::default(),
             queue_log: Throttle::default(),
             access_log: Throttle::default(),
@@ -155,7 +156,7 @@ impl Vtd {
         self.publish(&control);
         drop(control);
         self.drop_caches();
-        *lock(&self.faults) = FaultHistory::default();
+        self.faults.clear();
     }
 
     /// Drops all that is cached; routes are resolved again.
@@ -178,18 +179,16 @@ impl Vtd {
     /// Makes the device-TLB of `requester` known to invalidations. A requester that is not
     /// known, or whose device-TLB is gone, does not answer, which the guest sees as a time-out.
     pub fn attach_device_tlb(&self, requester: RequesterId, device_tlb: Weak<dyn DeviceTlb>) {
-        let mut device_tlbs = lock(&self.device_tlbs);
-        device_tlbs.retain(|_, device_tlb| device_tlb.strong_count() > 0);
-        device_tlbs.insert(requester.source_id(), device_tlb);
+        self.device_tlbs.insert(requester, device_tlb);
     }
 
     /// Forgets the device-TLB of `requester`.
     pub fn detach_device_tlb(&self, requester: RequesterId) {
-        lock(&self.device_tlbs).remove(&requester.source_id());
+        self.device_tlbs.remove(requester);
     }
 
     pub(crate) fn device_tlb(&self, source: u16) -> Option<Arc<dyn DeviceTlb>> {
-        lock(&self.device_tlbs).get(&source).and_then(Weak::upgrade)
+        self.device_tlbs.get(source)
     }
 
     pub(crate) fn control(&self) -> MutexGuard<'_, Control> {

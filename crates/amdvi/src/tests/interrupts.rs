@@ -316,6 +316,18 @@ fn what_the_device_table_says_is_cached_until_the_entry_is_invalidated() {
     assert_eq!(vector(&machine, 1), 0x31);
     assert!(machine.invalidate(&[invalidate_device(DEVICE)]));
     assert_eq!(refused(&machine, message(1)), Reason::InterruptBlocked);
+    machine.event();
+    // Another table, whose entries are others.
+    machine.change_device(|entry| entry.interrupt = word());
+    assert_eq!(vector(&machine, 1), 0x31);
+    let table = machine.table();
+    let [low, high] = wide(0x99).words();
+    machine.store(table + 16, low);
+    machine.store(table + 24, high);
+    machine.change_device(|entry| {
+        entry.interrupt = entry.interrupt.with_table_address(PhysAddr(table));
+    });
+    assert_eq!(vector(&machine, 1), 0x99);
 }
 
 #[test]

@@ -1,19 +1,25 @@
 //! What remapping units have in common besides DMA: registers, caches of table entries, the work
 //! that register writes leave over, and where interrupts go.
 
+mod by_source;
 mod entry_cache;
+mod faults;
 mod interrupts;
 mod registers;
 mod space_cache;
+mod state;
 mod throttle;
 mod worker;
 
 use serde::Serialize;
 
+pub use by_source::BySource;
 pub use entry_cache::{EntryCache, EntryToken};
+pub use faults::{FaultHistory, InspectedFault};
 pub use interrupts::{RouteSinks, UnitInterrupts};
-pub use registers::{IgnoredAccess, Register, RegisterFile, Write};
+pub use registers::{IgnoredAccess, InspectedRegister, Register, RegisterFile, Write};
 pub use space_cache::{SpaceCache, SpaceToken};
+pub use state::StateError;
 pub use throttle::Throttle;
 pub use worker::{Progress, Worker};
 

@@ -1,5 +1,6 @@
 //! Registers as words with masks.
 
+use serde::Serialize;
 use thiserror::Error;
 
 /// One register: where it is, and what a write does to each of its bits. Bits in no mask are
@@ -59,6 +60,18 @@ pub struct Write {
     pub touched: u64,
 }
 
+/// A register that holds something, for inspection.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct InspectedRegister {
+    /// The specification's name.
+    pub name: &'static str,
+    /// Offset in bytes.
+    pub offset: u16,
+    /// Value.
+    pub value: u64,
+}
+
 /// The registers of a unit.
 #[derive(Clone, Debug)]
 pub struct RegisterFile {
@@ -88,6 +101,22 @@ impl RegisterFile {
     /// The declarations.
     pub fn registers(&self) -> &[Register] {
         &self.registers
+    }
+
+    /// Every register that is not 0, in the order of the offsets.
+    pub fn inspect(&self) -> Vec<InspectedRegister> {
+        let mut found: Vec<_> = self
+            .registers
+            .iter()
+            .map(|register| InspectedRegister {
+                name: register.name,
+                offset: register.offset,
+                value: self.get(register.offset),
+            })
+            .filter(|register| register.value != 0)
+            .collect();
+        found.sort_by_key(|register| register.offset);
+        found
     }
 
     /// The value of the register that begins at `offset`; 0 if there is none.
