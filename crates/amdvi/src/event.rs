@@ -8,8 +8,9 @@ use vm_iommu_spec::amd::{
 };
 use vm_iommu_spec::{AddressType, DmaRequest, DomainId, Fault, FaultReason, Iova, PhysAddr};
 
-use crate::control::{Control, EVENT_LOG, Room, Signals};
+use crate::control::{Control, Signals};
 use crate::explain::WalkStep;
+use crate::ring::{EVENT_LOG, Room};
 use crate::unit::AmdVi;
 
 /// Why a memory request was refused.

@@ -8,9 +8,10 @@ use vm_iommu_spec::amd::registers::{RingBase, Status, offset};
 use vm_iommu_spec::amd::{EventEntry, FaultReason};
 use vm_iommu_spec::{DomainId, Pasid, PhysAddr, RequesterId};
 
-use crate::control::{Control, EVENT_LOG, GA_LOG, PPR_LOG};
+use crate::control::Control;
 use crate::device_table::{DteLookup, Owner};
 use crate::explain::WalkStep;
+use crate::ring::{EVENT_LOG, GA_LOG, Log, PPR_LOG};
 use crate::unit::AmdVi;
 
 /// The most devices that an inspection lists.
@@ -236,7 +237,7 @@ fn ring(control: &Control, [base, head, tail]: [u16; 3], running: bool) -> Inspe
     }
 }
 
-fn log_ring(control: &Control, log: &crate::control::Log) -> InspectedRing {
+fn log_ring(control: &Control, log: &Log) -> InspectedRing {
     let running = control.status().contains(log.run);
     ring(control, [log.base, log.head, log.tail], running)
 }

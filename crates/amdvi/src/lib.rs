@@ -54,6 +54,7 @@ pub mod ivrs;
 mod logs;
 mod ranges;
 mod registers;
+mod ring;
 mod state;
 mod translate;
 mod unit;

@@ -9,9 +9,9 @@ use vm_iommu_spec::amd::{
 };
 use vm_iommu_spec::{DmaRequest, Fault, FaultReason, PhysAddr, RequesterId};
 
-use crate::control::{GA_LOG, PPR_LOG, Room};
 use crate::device_table::DteLookup;
 use crate::event::store;
+use crate::ring::{GA_LOG, PPR_LOG, Room};
 use crate::unit::AmdVi;
 
 /// A device that issues page requests: it is told what became of them.

@@ -2,8 +2,11 @@
 //! numbers are those of revision 3.08 and later; registers are named by their MMIO offsets.
 
 pub mod command;
+mod device;
 mod device_table;
 mod event;
+mod event_code;
+mod event_entry;
 mod fault_reason;
 mod guest_cr3;
 mod irte;
@@ -11,11 +14,14 @@ mod log;
 mod page_table;
 pub mod registers;
 
-pub use device_table::{
-    AttributeWord, Device, DeviceTableEntry, DmaWord, DomainWord, DteRules, GuestTables,
-    HostTables, InterruptControl, InterruptSource, InterruptWord, IoControl, SystemManagement,
+pub use device::{
+    Device, DteRules, GuestTables, HostTables, InterruptControl, InterruptSource, IoControl,
+    SystemManagement,
 };
-pub use event::{Event, EventCode, EventEntry, HardwareError, InvalidRequest};
+pub use device_table::{AttributeWord, DeviceTableEntry, DmaWord, DomainWord, InterruptWord};
+pub use event::{Event, HardwareError, InvalidRequest};
+pub use event_code::EventCode;
+pub use event_entry::EventEntry;
 pub use fault_reason::FaultReason;
 pub use guest_cr3::GuestCr3Entry;
 pub use irte::{GuestInterrupt, GuestIrte, Irte32, Irte128, Remapped, index_of};
