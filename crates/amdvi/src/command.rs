@@ -309,7 +309,9 @@ impl AmdVi {
                 Some(_) => everything,
                 // What host tables translate, all nested translations may rest on.
                 None if kind.is_nested() => true,
-                None if kind.pasid().is_some() => continue,
+                None if kind.pasid().is_some_and(|pasid| pasid.raw() != 0) => continue,
+                // Guest tables of PASID 0 translate requests without PASID, whose addresses these
+                // are: Linux 6.1 names no PASID when it changes such tables.
                 None => everything,
             };
             if whole {

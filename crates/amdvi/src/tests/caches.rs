@@ -158,6 +158,31 @@ fn pasids_of_one_domain_do_not_alias_and_are_invalidated_apart() {
 }
 
 #[test]
+fn guest_tables_of_requests_without_pasid_are_invalidated_with_a_pasid_or_without() {
+    let machine = Machine::translating(AmdViConfig::default(), 0);
+    let root = machine.set_guest(0, 1, 4);
+    let mut entry = machine.device(DEVICE);
+    entry.dma.set_guest_io_valid(true);
+    machine.set_device(DEVICE, entry);
+    assert!(machine.invalidate(&[invalidate_device(DEVICE)]));
+    let commands = [
+        invalidate_pages(DOMAIN, 0x5000, 0x5fff, false),
+        invalidate_domain(DOMAIN),
+        invalidate_guest(DOMAIN, 0, 0x5000, 0x5fff),
+    ];
+    for (command, value) in commands.into_iter().zip(1..) {
+        let page = 0x50_0000 + value * 0x1000;
+        machine.store(page, value);
+        let place = machine.map_guest((root, 4), 0x5000, page, 12, GUEST_RW);
+        assert_eq!(machine.read_at(0x5000), Ok(value));
+        machine.store(place, 0);
+        assert_eq!(machine.read_at(0x5000), Ok(value));
+        assert!(machine.invalidate(&[command]));
+        assert_eq!(reason(machine.read_at(0x5000)), Reason::NotPresent);
+    }
+}
+
+#[test]
 fn invalidating_a_guest_physical_page_drops_what_rests_on_it() {
     let machine = Machine::translating(AmdViConfig::default(), 4);
     let host = machine.device(DEVICE).dma.host_tables().0;
