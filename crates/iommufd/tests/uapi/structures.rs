@@ -104,8 +104,9 @@ fn numbers_that_are_not_calls_are_unknown() {
 
 #[test]
 fn unknown_flags_and_reserved_fields_are_not_supported() {
-    // A call, and where a bit must not be set.
-    let fields: &[(u32, usize, &[(usize, u32)])] = &[
+    /// A call, its size, and where which bit must not be set.
+    type Call = (u32, usize, &'static [(usize, u32)]);
+    let fields: &[Call] = &[
         (calls::IOMMU_IOAS_ALLOC, 12, &[(4, 1)]),
         (calls::IOMMU_IOAS_ALLOW_IOVAS, 24, &[(12, 1)]),
         (calls::IOMMU_IOAS_COPY, 40, &[(4, 8)]),

@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::*;
 use vm_iommufd::selftest::APERTURE_START;
 
+/// A call of the sequence.
+type Step = fn(&Bench) -> Result<u64, Errno>;
+
 /// The calls, in order; what each yields is the same in each run.
-const STEPS: &[fn(&Bench) -> Result<u64, Errno>] = &[
+const STEPS: &[Step] = &[
     new_ioas,
     |bench| bench.map(1, MEMORY, 3 * PAGE, Some(APERTURE_START)),
     |bench| {
