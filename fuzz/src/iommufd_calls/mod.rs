@@ -152,7 +152,7 @@ impl Run<'_> {
             .program
             .call(&self.context, calls::IOMMU_IOAS_UNMAP, &mut command);
         let found = found.map(|_| command.length / PAGE);
-        let range = (!all).then(|| (iova / PAGE, bytes / PAGE));
+        let range = (!all).then_some((iova / PAGE, bytes / PAGE));
         assert_eq!(
             found,
             self.model.unmap(id, range),

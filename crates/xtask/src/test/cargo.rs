@@ -21,7 +21,7 @@ const FUZZ: &[&str] = &[
     "fuzz/Cargo.toml",
     "--no-default-features",
     "--features",
-    "vtd",
+    "vtd,amdvi,iommufd",
 ];
 const DENY_WARNINGS: &[&str] = &["--", "-D", "warnings"];
 
