@@ -8,6 +8,7 @@ use vm_iommu_spec::Iova;
 use vm_memory::iommu::{self, Iommu, IommuMemory, IotlbIterator};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, Permissions};
 
+use crate::buffer::Buffer;
 use crate::machine::{Layout, Machine, addresses, output, read_request};
 use crate::{Effort, Row, measure};
 
@@ -79,7 +80,7 @@ pub fn case(effort: Effort, (pages, size): (u64, u64)) -> [Row; 2] {
     let peer = Peer::memory(&memory, pages);
     let inputs = addresses(effort.operations, pages, size);
     let outputs: Vec<_> = inputs.iter().copied().map(output).collect();
-    let mut buffers = [(); 4].map(|()| vec![0; size as usize]);
+    let mut buffers = [(); 4].map(|()| Buffer::new(0, size));
     let [raw, ours, session, library] = &mut buffers;
     let reads = measure(
         effort,
@@ -92,7 +93,7 @@ pub fn case(effort: Effort, (pages, size): (u64, u64)) -> [Row; 2] {
             ("IommuMemory", &mut || peer_read(&peer, &inputs, library)),
         ],
     );
-    let data = vec![1; size as usize];
+    let data = Buffer::new(1, size);
     let writes = measure(
         effort,
         &mut [

@@ -5,6 +5,7 @@
 //! a part (access, queue, miss, invalidate, threads), `--short` measures little, for a profile.
 
 mod access;
+mod buffer;
 mod invalidate;
 mod machine;
 mod queue;

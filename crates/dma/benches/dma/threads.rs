@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use vm_memory::Bytes;
 
+use crate::buffer::Buffer;
 use crate::machine::{Machine, addresses, output};
 use crate::{Effort, Row};
 
@@ -16,20 +17,22 @@ pub fn rows(effort: Effort, size: u64) -> [Row; 2] {
     let inputs = addresses(effort.operations, 64, size);
     let outputs: Vec<_> = inputs.iter().copied().map(output).collect();
     let raw = || {
-        let mut buffer = vec![0; size as usize];
+        let mut buffer = Buffer::new(0, size);
+        let buffer = &mut *buffer;
         for &address in &outputs {
-            memory.read_slice(&mut buffer, address).expect("memory");
-            std::hint::black_box(&buffer);
+            memory.read_slice(buffer, address).expect("memory");
+            std::hint::black_box(&*buffer);
         }
     };
     let handle = || {
         let handle = machine.warm(64);
         let inputs = &inputs;
         move || {
-            let mut buffer = vec![0; size as usize];
+            let mut buffer = Buffer::new(0, size);
+            let buffer = &mut *buffer;
             for &address in inputs {
-                handle.read(address, &mut buffer).expect("mapped");
-                std::hint::black_box(&buffer);
+                handle.read(address, buffer).expect("mapped");
+                std::hint::black_box(&*buffer);
             }
         }
     };
