@@ -231,6 +231,21 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// Whether an address space uses pages larger than 4 KiB.
+    fn set_large_pages(&self, ioas: u32, on: bool) {
+        let command = uapi::iommu_option {
+            size: 24,
+            option_id: uapi::iommufd_option_IOMMU_OPTION_HUGE_PAGES,
+            op: uapi::iommufd_option_ops_IOMMU_OPTION_OP_SET as u16,
+            object_id: ioas,
+            val64: on.into(),
+            ..Default::default()
+        };
+        self.call(calls::IOMMU_OPTION, command);
+    }
+}
+
 /// The shortest of some runs, which the machine's other work disturbed least.
 fn shortest(runs: usize, mut run: impl FnMut() -> Duration) -> Duration {
     (0..runs).map(|_| run()).min().unwrap_or_default()
@@ -266,11 +281,18 @@ fn main() {
     let (ioas, empty) = (bench.ioas(), bench.ioas());
     first.attach(None, &ioas).expect("it is attached");
     second.attach(None, &empty).expect("it is attached");
-    let mut map = Duration::MAX;
-    let unmap = shortest(10, || {
-        map = map.min(timed(|| bench.map(ioas, GIB, GIB, Some(GIB))));
-        timed(|| bench.unmap(ioas, GIB, GIB))
-    });
+    let map_and_unmap = || {
+        let mut map = Duration::MAX;
+        let unmap = shortest(5, || {
+            map = map.min(timed(|| bench.map(ioas, GIB, GIB, Some(GIB))));
+            timed(|| bench.unmap(ioas, GIB, GIB))
+        });
+        (map, unmap)
+    };
+    let (large_map, large_unmap) = map_and_unmap();
+    bench.set_large_pages(ioas, false);
+    let (map, unmap) = map_and_unmap();
+    bench.set_large_pages(ioas, true);
     // An area more and one less, among few and among many.
     let areas = |count: u64| {
         for area in 0..count {
@@ -324,7 +346,19 @@ fn main() {
             base,
             3.0,
         ),
-        ("unmap of 1 GiB / map", unmap, map, 1.0),
+        ("unmap of 1 GiB in pages of 4 KiB / map", unmap, map, 1.0),
+        (
+            "map of 1 GiB in the largest pages / leaf tables of 4 KiB",
+            large_map,
+            base,
+            3.0,
+        ),
+        (
+            "unmap of 1 GiB in the largest pages / map",
+            large_unmap,
+            large_map,
+            1.0,
+        ),
         (
             "map and unmap among 10,000 areas / among 100",
             many,
