@@ -11,6 +11,7 @@ use vm_iommu_dma::InterruptRemapper;
 use vm_iommu_spec::{Interrupt, MsiMessage, RequesterId};
 
 use crate::kvm::{IOAPIC_PINS, Vm};
+use crate::throttle::Throttle;
 
 /// Who raises what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ pub(super) struct Table {
     /// GSIs end here.
     limit: u32,
     updates: u64,
+    log: Throttle,
 }
 
 impl Table {
@@ -48,6 +50,7 @@ impl Table {
             slots: BTreeMap::new(),
             limit: most.min(KVM_MAX_IRQ_ROUTES as u32),
             updates: 0,
+            log: Throttle::default(),
         }
     }
 
@@ -129,7 +132,9 @@ impl Table {
         let taken = match outcome {
             Ok(()) => true,
             Err(error) => {
-                log::error!("KVM did not take {} routes: {error}", entries.len());
+                if self.log.passes() {
+                    log::error!("KVM did not take {} routes: {error}", entries.len());
+                }
                 false
             }
         };

@@ -6,15 +6,30 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use vm_iommu_pci::{BarMapping, Decode, Doorbell, FabricObserver};
 
 use crate::kvm::Vm;
+use crate::throttle::Throttle;
 
 /// Follows the BARs with ioeventfds. Where KVM takes none, writes reach the device as any other.
-pub(super) struct Doorbells(pub(super) Arc<Vm>);
+pub(super) struct Doorbells {
+    vm: Arc<Vm>,
+    log: Throttle,
+}
+
+impl Doorbells {
+    pub(super) fn new(vm: Arc<Vm>) -> Self {
+        Self {
+            vm,
+            log: Throttle::default(),
+        }
+    }
+}
 
 impl FabricObserver for Doorbells {
     fn mapped(&self, mapping: &BarMapping) {
         for (address, doorbell) in mapping.doorbells() {
             let place = place(mapping.decode, address);
-            if let Err(error) = self.change(true, &doorbell, &place) {
+            if let Err(error) = self.change(true, &doorbell, &place)
+                && self.log.passes()
+            {
                 log::warn!("no ioeventfd at {address:#x}: {error}");
             }
         }
@@ -37,7 +52,7 @@ impl Doorbells {
         doorbell: &Doorbell,
         place: &IoEventAddress,
     ) -> Result<(), kvm_ioctls::Error> {
-        let fd = self.0.fd();
+        let fd = self.vm.fd();
         let event = &*doorbell.event;
         // The width of what is compared is the width of the access; without a value to compare,
         // KVM takes any width.

@@ -91,7 +91,7 @@ impl Machine {
         };
         let Devices { served, threads } = devices::add(&fabric, &config, &upstreams)?;
         fabric.assign()?;
-        fabric.observe(Arc::new(Doorbells(Arc::clone(&vm))));
+        fabric.observe(Arc::new(Doorbells::new(Arc::clone(&vm))));
 
         let line = ioapic.line(layout::COM1_IRQ).ok_or(MachineError::NoPin {
             irq: layout::COM1_IRQ,
