@@ -1,4 +1,4 @@
-//! The emulator that the box runs in: QEMU, new enough to be trusted with a KVM host inside.
+//! The emulator that the box runs in: QEMU, the newest that is at hand.
 
 use crate::kernel::{apt, fetch};
 use crate::ui::{say, spinner};
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// The oldest QEMU, by its major version, that is taken as it is: older ones now and then lose
-/// the state of an emulated processor that itself runs guests.
+/// The oldest QEMU, by its major version, that is taken as it is. Newer ones have many corrections
+/// to emulated processors; a box that fails now and then was seen with this one, too.
 const WANTED: u32 = 10;
 /// Where a newer QEMU for an older Debian is.
 const SUITE: &str = "bookworm-backports";
