@@ -161,9 +161,15 @@ pub fn run_guests(
     let bed = TestBed::new(place, vec![program(vmm, binary)?]).with_emulator(emulator);
     let folder = workspace::run_folder("boot")?;
     let mut machines = Vec::new();
-    let mut jobs = Vec::new();
+    let mut jobs: Vec<Job> = Vec::new();
     for guest in guests {
-        let (machine, job) = prepare(guest, vmm, place, &bed, &folder)?;
+        let base = job_name(guest, vmm);
+        let same = |job: &&Job| job.name.split('#').next() == Some(&base);
+        let name = match jobs.iter().filter(same).count() {
+            0 => base,
+            before => format!("{base}#{}", before + 1),
+        };
+        let (machine, job) = prepare(guest, name, vmm, place, &bed, &folder)?;
         machines.push(machine);
         jobs.push(job);
     }
@@ -201,20 +207,26 @@ pub fn program(vmm: Vmm, binary: Option<&Path>) -> Result<Program> {
     }
 }
 
-/// Lays out one guest's files in `folder` and describes how to run it.
+/// What a guest is called; guests of one run that are alike are numbered behind a `#`.
+fn job_name(guest: &Guest, vmm: Vmm) -> String {
+    let series = match &guest.kernel {
+        Choice::Series(series) => series,
+        Choice::File(_) => "file",
+    };
+    format!("{}-linux-{series}-{}cpu", vmm.label(), guest.cpus)
+}
+
+/// Lays out one guest's files, whose names begin with `name`, in `folder` and describes how to
+/// run it.
 fn prepare(
     guest: &Guest,
+    name: String,
     vmm: Vmm,
     place: Place,
     bed: &TestBed,
     folder: &Path,
 ) -> Result<(Machine, Job)> {
     let kernel = Kernel::get(&guest.kernel)?;
-    let series = match &guest.kernel {
-        Choice::Series(series) => (*series).to_owned(),
-        Choice::File(_) => "file".to_owned(),
-    };
-    let name = format!("{}-linux-{series}-{}cpu", vmm.label(), guest.cpus);
     let machine = Machine {
         kernel: stage_kernel(&kernel, folder)?,
         initrd: stage_initramfs(&kernel, folder)?,

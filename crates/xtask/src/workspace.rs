@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A build from nothing on two cores takes a few minutes.
@@ -146,12 +147,17 @@ fn program(line: &str) -> Option<Program> {
     })
 }
 
-/// A fresh folder in the target folder for one run's inputs and results. Folders that earlier
-/// runs left for a look at their consoles are removed.
+/// A fresh folder in the target folder for one run's inputs and results, so that no run of this
+/// process reads what an earlier one wrote. Folders that earlier processes left for a look at
+/// their consoles are removed.
 pub fn run_folder(name: &str) -> Result<PathBuf> {
+    static RUNS: AtomicU32 = AtomicU32::new(1);
     let runs = target().join("vm-iommu-runs");
     remove_left_over(&runs);
-    let dir = runs.join(format!("{name}-{}", std::process::id()));
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let dir = runs.join(format!("{name}-{run}-{}", std::process::id()));
+    // A process that had this number before may have left one.
+    std::fs::remove_dir_all(&dir).ok();
     std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
 }

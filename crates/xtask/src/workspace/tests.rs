@@ -38,3 +38,14 @@ fn only_the_folders_of_dead_runs_are_removed() {
     assert!(!dir.path().join("boot-4294967295").exists());
     assert!(dir.path().join("notes").exists());
 }
+
+#[test]
+fn no_run_finds_what_an_earlier_one_of_this_process_left() {
+    let first = run_folder("again").unwrap();
+    std::fs::write(first.join("guest.result.json"), "{}").unwrap();
+    let second = run_folder("again").unwrap();
+    let left = std::fs::read_dir(&second).unwrap().count();
+    std::fs::remove_dir_all(&first).unwrap();
+    std::fs::remove_dir_all(&second).unwrap();
+    assert_eq!((left, first == second), (0, false));
+}
