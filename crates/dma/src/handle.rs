@@ -19,10 +19,14 @@ use self::piece::{copy_in, copy_out};
 use self::recent::Recent;
 pub(crate) use self::resolve::Missed;
 use self::resolve::{Behind, Bound, Looked};
-use crate::{DmaPort, DmaSession, EpochSlot, Epochs};
+use crate::{DmaPort, DmaSession, EpochSlot, Epochs, IotlbConfig};
 
 /// The most bytes copied within one epoch, so that a drain ends soon.
 pub(crate) const CHUNK: usize = 16 * 1024;
+
+/// The pages that a handle remembers: as many as the IOTLB has sets, within these bounds.
+const LEAST_PAGES: usize = 64;
+const MOST_PAGES: usize = 1 << 16;
 
 /// An access that stopped: how far it came, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -56,6 +60,11 @@ impl DmaHandle {
     pub(crate) fn new(port: Arc<DmaPort>, pasid: Option<Pasid>) -> Self {
         let epochs = Arc::clone(&port.upstream().epochs);
         let remapper = port.upstream().remapper.as_deref();
+        let pages = match remapper {
+            Some(remapper) => remapper.iotlb().sets(),
+            None => IotlbConfig::default().sets,
+        };
+        let pages = pages.clamp(LEAST_PAGES, MOST_PAGES);
         Self {
             slot: epochs.register(),
             behind: remapper.map(Behind::new),
@@ -63,7 +72,7 @@ impl DmaHandle {
             epochs,
             pasid,
             era: Cell::default(),
-            recent: Recent::default(),
+            recent: Recent::new(pages),
             bound: RefCell::default(),
         }
     }
@@ -352,7 +361,9 @@ impl DmaHandle {
 
     #[cold]
     fn begin_era(&self) {
-        self.era.set(self.slot.enter(&self.epochs));
+        let era = self.slot.enter(&self.epochs);
+        self.era.set(era);
+        self.recent.begin(era);
     }
 
     /// Ends the epoch.

@@ -34,7 +34,10 @@ use crate::handle::{Missed, Piece};
 /// [`take_fault`](Self::take_fault).
 pub struct DmaSession<'a> {
     handle: &'a mut DmaHandle,
+    /// The first fault that nobody took.
     fault: Cell<Option<Fault>>,
+    /// The fault of the last access.
+    last: Cell<Option<Fault>>,
 }
 
 impl<'a> DmaSession<'a> {
@@ -44,18 +47,13 @@ impl<'a> DmaSession<'a> {
         Self {
             handle,
             fault: Cell::new(None),
+            last: Cell::new(None),
         }
     }
 
     /// The first fault since the session began or was last asked; whatever was made of it above.
     pub fn take_fault(&self) -> Option<Fault> {
         self.fault.take()
-    }
-
-    fn latch(&self, fault: Fault) {
-        if self.fault.get().is_none() {
-            self.fault.set(Some(fault));
-        }
     }
 }
 
@@ -71,10 +69,8 @@ impl GuestMemory for DmaSession<'_> {
     type Bitmap = ();
 
     fn check_range(&self, address: GuestAddress, count: usize, access: Permissions) -> bool {
-        let mut slices = Slices {
-            probe: true,
-            ..self.slices(address, count, access)
-        };
+        let mut slices = self.slices(address, count, access);
+        slices.range.probe = true;
         slices.all(|slice| slice.is_ok())
     }
 
@@ -98,20 +94,76 @@ impl DmaSession<'_> {
             Permissions::Write => Access::WRITE,
             Permissions::ReadWrite => Access::READ | Access::WRITE,
         };
-        Slices {
-            session: self,
+        let range = Range {
             address: Iova(address.0),
             left: count,
             access,
             probe: false,
             checked: false,
+        };
+        Slices {
+            session: self,
+            range,
         }
+    }
+
+    /// The piece at the start of what is left of `range`; none if there is a fault, which
+    /// [`error`](Self::error) then yields.
+    #[inline(never)]
+    fn cached(&self, range: Range) -> Option<Piece> {
+        // A page holds what is left, or its end begins the next: only a range that leaves its
+        // first page can wrap.
+        match self.handle.hit(range.address, range.access) {
+            Ok(piece) if range.checked || piece.len >= range.left => Some(piece),
+            Ok(_) => self.resolved(range, None),
+            Err(missed) => self.resolved(range, missed),
+        }
+    }
+
+    #[cold]
+    fn resolved(&self, range: Range, missed: Missed) -> Option<Piece> {
+        let request = DmaRequest {
+            probe: range.probe,
+            ..self.handle.request(range.address, range.access)
+        };
+        let checked = if range.checked {
+            Ok(())
+        } else {
+            self.handle.check_range(&request, range.left)
+        };
+        let resolved = checked.and_then(|()| self.handle.resolve(&request, range.left, missed));
+        let fault = match resolved {
+            Ok(piece) => return Some(piece),
+            Err(fault) => fault,
+        };
+        self.last.set(Some(fault));
+        if !range.probe && self.fault.get().is_none() {
+            self.fault.set(Some(fault));
+        }
+        None
+    }
+
+    /// What stopped the last access.
+    #[cold]
+    fn error(&self) -> GuestMemoryError {
+        GuestMemoryError::IOError(match self.last.take() {
+            Some(fault) => io::Error::other(fault),
+            None => io::ErrorKind::Other.into(),
+        })
     }
 }
 
 /// The host memory of a range, piece by piece; ends after the first fault.
+///
+/// Its address is given to nobody, so that it is in registers while a range lies in one page.
 pub struct Slices<'a> {
     session: &'a DmaSession<'a>,
+    range: Range,
+}
+
+/// What is left of a range.
+#[derive(Clone, Copy)]
+struct Range {
     address: Iova,
     left: usize,
     access: Access,
@@ -125,70 +177,43 @@ impl<'a> Iterator for Slices<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.left == 0 {
+        let Range {
+            address,
+            left,
+            access,
+            ..
+        } = self.range;
+        if left == 0 {
             return None;
         }
-        let (address, len) = (self.address, self.left);
-        match self.session.handle.remembered(address, len, self.access) {
-            Some(host) => {
-                self.left = 0;
-                // SAFETY: as in `take`.
-                Some(Ok(unsafe { VolatileSlice::new(host.as_ptr(), len) }))
-            }
-            None => self.next_cached(),
+        match self.session.handle.remembered(address, left, access) {
+            Some(host) => Some(Ok(self.take(Piece { host, len: left }))),
+            None => Some(self.next_cached()),
         }
     }
 }
 
 impl<'a> Slices<'a> {
-    #[inline(never)]
-    fn next_cached(&mut self) -> Option<Result<VolatileSlice<'a>, GuestMemoryError>> {
-        // A page holds what is left, or its end begins the next: only a range that leaves its
-        // first page can wrap.
-        match self.session.handle.hit(self.address, self.access) {
-            Ok(piece) if self.checked || piece.len >= self.left => Some(Ok(self.take(piece))),
-            Ok(_) => self.next_resolved(None),
-            Err(missed) => self.next_resolved(missed),
+    #[inline]
+    fn next_cached(&mut self) -> Result<VolatileSlice<'a>, GuestMemoryError> {
+        if let Some(piece) = self.session.cached(self.range) {
+            return Ok(self.take(piece));
         }
+        self.range.left = 0;
+        Err(self.session.error())
     }
 
     /// The start of what is left, which `piece` holds.
     #[inline]
     fn take(&mut self, piece: Piece) -> VolatileSlice<'a> {
-        let len = piece.len.min(self.left);
-        self.left -= len;
+        let range = &mut self.range;
+        let len = piece.len.min(range.left);
+        range.left -= len;
         // Wraps only after the last byte of the address space, when nothing may be left.
-        self.address.0 = self.address.0.wrapping_add(len as u64);
+        range.address.0 = range.address.0.wrapping_add(len as u64);
+        range.checked = true;
         // SAFETY: the session's epoch keeps the memory reachable while `'a` lasts.
         unsafe { VolatileSlice::new(piece.host.as_ptr(), len) }
-    }
-
-    #[cold]
-    fn next_resolved(
-        &mut self,
-        missed: Missed,
-    ) -> Option<Result<VolatileSlice<'a>, GuestMemoryError>> {
-        let handle = &*self.session.handle;
-        let request = DmaRequest {
-            probe: self.probe,
-            ..handle.request(self.address, self.access)
-        };
-        let checked = if self.checked {
-            Ok(())
-        } else {
-            handle.check_range(&request, self.left)
-        };
-        self.checked = true;
-        match checked.and_then(|()| handle.resolve(&request, self.left, missed)) {
-            Ok(piece) => Some(Ok(self.take(piece))),
-            Err(fault) => {
-                self.left = 0;
-                if !self.probe {
-                    self.session.latch(fault);
-                }
-                Some(Err(GuestMemoryError::IOError(io::Error::other(fault))))
-            }
-        }
     }
 }
 
@@ -219,15 +244,8 @@ impl<'a> Iterator for UntilError<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         match self.first.take() {
             Some(first) => Some(first),
-            None if self.rest.left == 0 => None,
-            None => self.another(),
+            None if self.rest.range.left == 0 => None,
+            None => self.rest.next_cached().ok(),
         }
-    }
-}
-
-impl<'a> UntilError<'a> {
-    #[inline(never)]
-    fn another(&mut self) -> Option<VolatileSlice<'a>> {
-        self.rest.next()?.ok()
     }
 }

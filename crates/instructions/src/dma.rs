@@ -6,7 +6,8 @@ use vm_iommu_spec::Iova;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::Work;
-use crate::machine::{Layout, Machine, output};
+use crate::machine::{Layout, Machine};
+use crate::pages::output;
 use crate::ring::{lay_out, one};
 
 pub const WORK: &[Work] = &[
@@ -102,13 +103,15 @@ struct Buffer([u8; 64]);
 const NEAR: u64 = 32;
 /// Pages of which it remembers none when they are used in turn, but that the IOTLB holds.
 const FAR: u64 = 1024;
+/// Sets of an IOTLB that holds all of these, while a handle remembers half as many.
+const SETS: usize = FAR as usize / 2;
 
 fn pages(times: u64, count: u64) -> impl Iterator<Item = Iova> {
     (0..times).map(move |turn| Iova((turn % count) << 12))
 }
 
 fn read(times: u64, count: u64) {
-    let machine = Machine::new(FAR, 1 << 12);
+    let machine = Machine::new(FAR, SETS);
     let handle = machine.warm(count);
     let mut buffer = Buffer([0; 64]);
     for page in pages(times, count) {

@@ -10,6 +10,9 @@ mod dma;
 #[allow(dead_code)]
 #[path = "../../dma/benches/dma/machine.rs"]
 mod machine;
+#[allow(dead_code)]
+#[path = "../../dma/benches/dma/pages.rs"]
+mod pages;
 mod pagetable;
 #[path = "../../dma/benches/dma/ring.rs"]
 mod ring;

@@ -9,7 +9,8 @@ use vm_memory::iommu::{self, Iommu, IommuMemory, IotlbIterator};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, Permissions};
 
 use crate::buffer::Buffer;
-use crate::machine::{Layout, Machine, addresses, output, read_request};
+use crate::machine::{Layout, Machine, read_request};
+use crate::pages::{addresses, output};
 use crate::{Effort, Row, measure};
 
 #[inline(never)]
@@ -68,9 +69,6 @@ fn peer_read<I: Iommu>(
         black_box(&*buffer);
     }
 }
-
-/// How many pages, and how many bytes at a time.
-pub const CASES: [(u64, u64); 5] = [(64, 64), (4096, 64), (65536, 64), (64, 4096), (4096, 4096)];
 
 pub fn case(effort: Effort, (pages, size): (u64, u64)) -> [Row; 2] {
     let machine = Machine::new(pages, 1 << 16);

@@ -5,7 +5,8 @@ use std::thread;
 
 use vm_iommu_spec::Iova;
 
-use crate::machine::{Machine, addresses};
+use crate::machine::Machine;
+use crate::pages::addresses;
 use crate::{Effort, Row, measure};
 
 /// Invalidations a drain, and whether a device accesses memory meanwhile.

@@ -8,12 +8,9 @@ use vm_iommu_dma::{
 };
 use vm_iommu_pagetable::{Levels, Reason, SecondStage, SecondStageConfig, TableMemory, Walker};
 use vm_iommu_spec::{Access, DmaRequest, DomainId, Fault, Iova, PhysAddr};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-/// Bytes in each of the two regions.
-pub const REGION: u64 = 1 << 28;
-/// Pages that mappings lead to, spread over both regions.
-pub const TARGETS: u64 = 1 << 16;
+use crate::pages::{TARGETS, memory, target};
+
 /// Where tables begin, above the pages that are mapped.
 const TABLES: u64 = 0xc00_0000;
 const PRESENT: u64 = 3;
@@ -46,13 +43,6 @@ pub struct Machine {
     pub port: Arc<DmaPort>,
 }
 
-/// The page that page `index` of the input addresses is mapped to; every page has its own.
-pub fn target(index: u64) -> PhysAddr {
-    let page = index.wrapping_mul(7919) % TARGETS;
-    let region = if page.is_multiple_of(2) { 0 } else { 1 << 32 };
-    PhysAddr(region + ((page / 2) << 12))
-}
-
 impl Machine {
     /// `pages` pages, each mapped to one of its own, and a cache of `sets` sets.
     pub fn new(pages: u64, sets: usize) -> Self {
@@ -66,8 +56,7 @@ impl Machine {
 
     pub fn with(layout: Layout) -> Self {
         let Layout { sets, .. } = layout;
-        let ranges = [0, 1 << 32].map(|start| (GuestAddress(start), REGION as usize));
-        let ram = GuestRam::new(GuestMemoryMmap::from_ranges(&ranges).expect("512 MiB"));
+        let ram = GuestRam::new(memory());
         for page in 0..TARGETS {
             ram.store(target(page), page).expect("targets are memory");
         }
@@ -189,25 +178,6 @@ fn map(ram: &GuestRam, layout: &Layout) {
         store(TABLES + 0x2000, page >> 9, leaf);
         store(leaf, page & 511, target(page % layout.targets).0);
     }
-}
-
-/// Random pages below `pages` and offsets that leave room for `size` bytes; the same each time.
-pub fn addresses(count: usize, pages: u64, size: u64) -> Vec<Iova> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state >> 8
-    };
-    (0..count)
-        .map(|_| Iova(((next() % pages) << 12) + next() % (4096 - size + 1)))
-        .collect()
-}
-
-/// Where an input address leads.
-pub fn output(address: Iova) -> GuestAddress {
-    GuestAddress(target(address.0 >> 12).0 + address.offset_in(1 << 12))
 }
 
 pub fn read_request(address: Iova) -> DmaRequest {

@@ -8,7 +8,7 @@ use virtio_queue::{Queue, QueueT, Reader};
 use vm_iommu_spec::Iova;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
-use crate::machine::output;
+use crate::pages::output;
 
 const SIZE: u16 = 256;
 const DATA: u64 = 0x40_0000;

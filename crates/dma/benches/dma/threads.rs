@@ -7,7 +7,8 @@ use std::time::Instant;
 use vm_memory::Bytes;
 
 use crate::buffer::Buffer;
-use crate::machine::{Machine, addresses, output};
+use crate::machine::Machine;
+use crate::pages::{addresses, output};
 use crate::{Effort, Row};
 
 /// One thread, and two.

@@ -58,7 +58,7 @@ impl DmaHandle {
         len: usize,
         access: Access,
     ) -> Option<NonNull<u8>> {
-        let host = self.recent.find(self.era.get(), address, len, access)?;
+        let host = self.recent.find(address, len, access)?;
         if let Some(behind) = &self.behind {
             behind.lookups.count(true);
         }
@@ -84,7 +84,7 @@ impl DmaHandle {
             return Err(Some(behind.iotlb.token(view)));
         };
         behind.lookups.count(true);
-        self.recent.remember(era, address, &entry);
+        self.recent.remember(address, &entry);
         Ok(piece_of_page(&entry, address))
     }
 
@@ -148,8 +148,7 @@ impl DmaHandle {
         if !request.probe
             && let Some(entry) = output.cacheable(request.address, &page)
         {
-            self.recent
-                .remember(self.era.get(), request.address, &entry);
+            self.recent.remember(request.address, &entry);
         }
         Ok(piece)
     }
@@ -218,7 +217,7 @@ impl DmaHandle {
                 behind.view.set((era, view));
                 if let Some(entry) = behind.iotlb.find_in(view, request.address, request.access) {
                     behind.lookups.count(true);
-                    self.recent.remember(era, request.address, &entry);
+                    self.recent.remember(request.address, &entry);
                     return Ok(piece_of_page(&entry, request.address));
                 }
                 behind.iotlb.token(view)
@@ -242,7 +241,7 @@ impl DmaHandle {
             if !bound.space.is_stale() {
                 behind.iotlb.insert(token, entry);
             }
-            self.recent.remember(era, request.address, &entry);
+            self.recent.remember(request.address, &entry);
         }
         Ok(piece)
     }

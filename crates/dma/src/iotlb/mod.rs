@@ -19,6 +19,9 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IotlbConfig {
     /// Number of sets of two entries, rounded up to a power of two. 0 turns the cache off.
+    ///
+    /// Beside it, every [`DmaHandle`](crate::DmaHandle) remembers as many pages of 4 KiB that it
+    /// used itself as there are sets, but from 64 to 65,536 of them; each takes 16 bytes.
     pub sets: usize,
 }
 
@@ -174,6 +177,12 @@ impl Iotlb {
             generation: self.generation.load(Ordering::Acquire),
             tag: tag.value(),
         }
+    }
+
+    /// How many sets it has; none where it is off.
+    #[inline]
+    pub(crate) fn sets(&self) -> usize {
+        self.sets.len()
     }
 
     /// Whether anything is cached at all.

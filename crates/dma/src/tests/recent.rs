@@ -144,3 +144,36 @@ fn a_parked_handle_finds_its_pages_again_in_the_same_era_only() {
     port.upstream().epochs.drain().wait();
     assert!(handle.read(PAGE, &mut [0; 8]).is_err());
 }
+
+#[test]
+fn a_page_is_forgotten_even_when_the_marks_of_eras_come_round() {
+    let remapper = MapRemapper::new(IotlbConfig::default());
+    remapper.map(PAGE.0, 0x8000, 12, READ_WRITE);
+    let port = remapper.port(&ram());
+    let handle = port.handle();
+    handle.read(PAGE, &mut [0; 8]).unwrap();
+    remapper.unmap(PAGE.0);
+    remapper.iotlb().invalidate_all();
+    for _ in 0..3 * 4096 {
+        port.upstream().epochs.renew();
+        assert!(handle.check(PAGE, 8, Access::READ).is_err());
+        assert!(handle.read(PAGE, &mut [0; 8]).is_err());
+    }
+}
+
+/// The same for a handle that pauses: it skips eras, and with them the moment when the marks
+/// come round.
+#[test]
+fn a_page_is_forgotten_however_many_eras_pass_between_two_accesses() {
+    for eras in [4094, 4095, 4096, 2 * 4095, 3 * 4096] {
+        let remapper = MapRemapper::new(IotlbConfig::default());
+        remapper.map(PAGE.0, 0x8000, 12, READ_WRITE);
+        let port = remapper.port(&ram());
+        let handle = port.handle();
+        handle.read(PAGE, &mut [0; 8]).unwrap();
+        remapper.unmap(PAGE.0);
+        remapper.iotlb().invalidate_all();
+        (0..eras).for_each(|_| port.upstream().epochs.renew());
+        assert!(handle.read(PAGE, &mut [0; 8]).is_err(), "{eras} eras");
+    }
+}
