@@ -82,9 +82,11 @@ extern crate alloc;
 
 pub mod amdvi;
 mod bus;
+mod framework;
 pub mod iommu;
 mod pages;
 pub mod vtd;
 
 pub use bus::{RegisterBus, SpinBudget, TimedOut, Until, WaitError};
+pub use framework::{Hardware, UnitIommu};
 pub use pages::{PAGE_SIZE, PagePool, Pages};

@@ -19,6 +19,9 @@ pub(super) const NO_INTERRUPTS: InterruptWord = InterruptWord::new()
     .with_valid(true)
     .with_control(InterruptControl::Abort as u8);
 
+/// How often an entry that must not stay is taken away.
+const EXPULSIONS: usize = 2;
+
 impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     /// The domain of a requester; `None` if it is blocked.
     pub fn domain_of(&self, requester: RequesterId) -> Option<DomainId> {
@@ -29,42 +32,116 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     /// blocked. When this returns, no request of it uses the earlier one.
     ///
     /// # Errors
-    /// [`Error::NoDomain`], [`Error::BeyondDeviceTable`], and what a command may fail with; if
-    /// that happened to the invalidation for the earlier domain, the requester is blocked.
+    /// [`Error::NoDomain`], [`Error::BeyondDeviceTable`], and what a command may fail with; the
+    /// requester then has the domain that it had, as far as the unit still answers.
     pub fn attach(&mut self, requester: RequesterId, domain: DomainId) -> Result<(), Error> {
         let target = self.domains.get(&domain).ok_or(Error::NoDomain(domain))?;
         let entry = target.entry(domain);
         let place = self.entry_of(requester)?;
-        if self.domain_of(requester) == Some(domain) {
+        let earlier = self.domain_of(requester);
+        if earlier == Some(domain) {
             return Ok(());
         }
-        self.detach(requester)?;
-        let [dma, second, paging_mode, _] = entry.words();
-        let word = |number: u64| PhysAddr(place.0 + number * 8);
-        let interrupts = InterruptWord::from_bits(self.link.memory.load(word(2))?)
-            .with_guest_paging_mode(InterruptWord::from_bits(paging_mode).guest_paging_mode());
-        self.link.memory.store(word(1), second)?;
-        self.link.memory.store(word(2), interrupts.into_bits())?;
-        self.link.memory.store(word(0), dma)?;
-        self.attached.insert(requester.source_id(), domain);
-        self.submit(&[Command::device(requester), Command::domain(domain)])
+        let earlier = match earlier {
+            Some(earlier) => Some((earlier, self.clear(requester, place, earlier)?)),
+            None => None,
+        };
+        let outcome = self.fill(requester, place, domain, entry);
+        if outcome.is_err() {
+            self.take_back(requester, place, domain, earlier);
+        }
+        outcome
     }
 
     /// Blocks a requester. When this returns, no request of it uses the domain it had.
     ///
     /// # Errors
-    /// What a command may fail with; the entry then blocks, but the earlier one may still be
-    /// cached.
+    /// What a command may fail with; the requester then has the domain that it had, as far as the
+    /// unit still answers.
     pub fn detach(&mut self, requester: RequesterId) -> Result<(), Error> {
         let Some(domain) = self.domain_of(requester) else {
             return Ok(());
         };
         let place = self.entry_of(requester)?;
+        self.clear(requester, place, domain)?;
+        Ok(())
+    }
+
+    /// Blocks the requester, has the unit forget its entry, and yields what that was. If that
+    /// fails it is as it was, or else blocks.
+    fn clear(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+    ) -> Result<DeviceTableEntry, Error> {
+        let mut words = [0; 4];
+        for (number, word) in (0..).zip(&mut words) {
+            *word = self.link.memory.load(PhysAddr(place.0 + number * 8))?;
+        }
+        let entry = DeviceTableEntry::from_words(words);
+        if let Err(error) = self.expel(requester, place, domain) {
+            if self.fill(requester, place, domain, entry).is_err() {
+                // Half of it may be there.
+                let _ = self.expel(requester, place, domain);
+            }
+            return Err(error);
+        }
+        Ok(entry)
+    }
+
+    /// Has an entry block, and the unit forget what it was.
+    fn expel(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+    ) -> Result<(), Error> {
+        self.attached.remove(&requester.source_id());
         self.link.memory.store(place, BLOCKED.into_bits())?;
         self.submit(&[Command::device(requester), Command::domain(domain)])?;
         self.link.memory.store(PhysAddr(place.0 + 8), 0)?;
-        self.attached.remove(&requester.source_id());
         Ok(())
+    }
+
+    /// Writes what concerns memory into an entry that blocks: last the word that lets requests
+    /// pass. A unit that reads the entry meanwhile finds it blocking, or whole.
+    fn fill(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+        entry: DeviceTableEntry,
+    ) -> Result<(), Error> {
+        let [dma, second, ..] = entry.words();
+        let word = |number: u64| PhysAddr(place.0 + number * 8);
+        let interrupts = InterruptWord::from_bits(self.link.memory.load(word(2))?)
+            .with_guest_paging_mode(entry.interrupt.guest_paging_mode());
+        self.link.memory.store(word(1), second)?;
+        self.link.memory.store(word(2), interrupts.into_bits())?;
+        self.link.memory.store(word(0), dma)?;
+        self.submit(&[Command::device(requester), Command::domain(domain)])?;
+        self.attached.insert(requester.source_id(), domain);
+        Ok(())
+    }
+
+    /// Undoes a [`fill`](Self::fill) that failed, and puts the earlier domain's entry back. The
+    /// requester is blocked if that fails as well.
+    fn take_back(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+        earlier: Option<(DomainId, DeviceTableEntry)>,
+    ) {
+        let blocks = (0..EXPULSIONS).any(|_| self.expel(requester, place, domain).is_ok());
+        if let Some((earlier, entry)) = earlier
+            && blocks
+            && self.fill(requester, place, earlier, entry).is_err()
+        {
+            // Half of it may be there.
+            let _ = self.expel(requester, place, earlier);
+        }
     }
 
     /// Writes what the domain's tables became into the entries of its requesters.

@@ -129,9 +129,9 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         let mut reserved = Reserved::new(&mut self.pages);
         let cr3_table = reserved.take(0).ok_or(Error::OutOfMemory)?;
         let root = reserved.take(0).ok_or(Error::OutOfMemory)?;
-        reserved.keep();
         let entry = GuestCr3Entry::new().with_valid(true).with_address(root);
         self.link.memory.store(cr3_table, entry.into_bits())?;
+        reserved.keep();
         let mut config = X86_64Config::new(levels);
         config.host_address_width = self.physical_address_width;
         let tables = Editor::new(X86_64::new(config), root);
@@ -201,12 +201,20 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     ) -> Result<(), Error> {
         self.grow(domain, iova, length)?;
         let mut mapping = Mapping::new(iova, output, length, permissions);
-        // Requests without PASID have user privilege; host tables do not tell.
-        mapping.attributes.flags = AttributeFlags::USER;
-        self.edit(domain, |tables, memory, pages| {
-            tables.map(memory, pages, &mapping)
-        })
-        .map(|_| ())
+        // Requests without PASID have user privilege, which guest tables tell; what host tables
+        // lead to is always coherent.
+        mapping.attributes.flags = AttributeFlags::USER | AttributeFlags::SNOOP;
+        let mut done = false;
+        let outcome = self.edit(domain, |tables, memory, pages| {
+            let outcome = tables.map(memory, pages, &mapping);
+            done = outcome.is_ok();
+            outcome
+        });
+        if outcome.is_err() && done {
+            // It is mapped, but the unit does not know.
+            let _ = self.unmap(domain, iova, length);
+        }
+        outcome.map(|_| ())
     }
 
     /// Unmaps what is mapped of `length` bytes from `iova`, and yields how many bytes that were.
@@ -310,12 +318,31 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     }
 
     /// Has the unit forget what an edit changed, and only then frees the tables that it retired.
+    /// If the unit does not, that stays owed.
     fn invalidate(
         &mut self,
         domain: DomainId,
         guest: bool,
-        invalidation: Invalidation,
+        mut invalidation: Invalidation,
     ) -> Result<u64, Error> {
+        let bytes = invalidation.bytes();
+        if let Some(owed) = self.owed.remove(&domain) {
+            invalidation.merge(owed);
+        }
+        if let Err(error) = self.forget(domain, guest, &invalidation) {
+            self.owed.insert(domain, invalidation);
+            return Err(error);
+        }
+        invalidation.completed(&mut Tables(&mut self.pages));
+        Ok(bytes)
+    }
+
+    fn forget(
+        &mut self,
+        domain: DomainId,
+        guest: bool,
+        invalidation: &Invalidation,
+    ) -> Result<(), Error> {
         let changes = invalidation.removes() || invalidation.tables();
         if let Some((first, last)) = invalidation.range()
             && (changes || self.np_cache)
@@ -324,13 +351,26 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
             let directories = invalidation.tables() || !changes;
             self.submit(&[Command::pages(domain, guest, &(first..=last), directories)])?;
         }
-        let bytes = invalidation.bytes();
-        invalidation.completed(&mut Tables(&mut self.pages));
-        Ok(bytes)
+        Ok(())
+    }
+
+    /// Has the unit forget all translations of a domain.
+    ///
+    /// # Errors
+    /// [`Error::NoDomain`], and what a command may fail with.
+    pub fn flush(&mut self, domain: DomainId) -> Result<(), Error> {
+        if !self.domains.contains_key(&domain) {
+            return Err(Error::NoDomain(domain));
+        }
+        self.submit(&[Command::domain(domain)])?;
+        if let Some(owed) = self.owed.remove(&domain) {
+            owed.completed(&mut Tables(&mut self.pages));
+        }
+        Ok(())
     }
 
     /// The most levels of host tables that the unit has; 0 if it has none.
-    fn host_levels(&self) -> u8 {
+    pub(super) fn host_levels(&self) -> u8 {
         match self.feature.host_levels() {
             3 => 0,
             more => 4 + more,

@@ -11,12 +11,14 @@ mod domain;
 mod error;
 mod event;
 mod interrupt;
+mod iommu;
 mod link;
 mod unit;
 
 pub use error::{Error, Feature, Wait};
 pub use event::Events;
 pub use interrupt::{InterruptIndex, InterruptSetup};
+pub use iommu::AmdViIommu;
 pub use unit::{Setup, Unit};
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use vm_iommu_pagetable::TableMemory;
+use vm_iommu_pagetable::{Invalidation, TableMemory};
 use vm_iommu_spec::amd::DeviceTableEntry;
 use vm_iommu_spec::amd::registers::{
     Control, DeviceTableBase, ExtendedFeature, ExtendedFeature2, Status, XtInterruptControl, offset,
@@ -39,6 +39,8 @@ pub struct Setup {
     pub interrupts: Option<InterruptSetup>,
     /// NpCache of the capability block: the unit may cache entries that are not present.
     pub np_cache: bool,
+    /// IotlbSup of the capability block: the unit serves devices that keep translations.
+    pub iotlb_support: bool,
     /// Width in bits of the physical addresses that the unit reaches, from its ACPI table; wider
     /// ones cannot be mapped.
     pub physical_address_width: u8,
@@ -58,6 +60,7 @@ impl Setup {
             event_length: 9,
             interrupts: None,
             np_cache: false,
+            iotlb_support: false,
             physical_address_width: 52,
             event_interrupt: None,
         }
@@ -70,9 +73,9 @@ impl Setup {
 /// made of. A unit serves the requesters of one PCI segment; the segment of a [`RequesterId`] is
 /// not looked at.
 ///
-/// After [`Error::Stuck`] and [`Error::BadAddress`] the unit is in an unknown state; all other
-/// errors leave everything as it was, but for [`Error::Command`], after which what was stored may
-/// still be cached as it was before.
+/// Errors leave everything as it was, as far as the unit still answers. What it was to forget of a
+/// domain and did not confirm, it is told again with the next change of the domain; tables that
+/// it may still use are kept until then.
 #[derive(Debug)]
 pub struct Unit<B, M, P> {
     pub(super) link: Link<B, M>,
@@ -81,6 +84,7 @@ pub struct Unit<B, M, P> {
     pub(super) feature2: ExtendedFeature2,
     pub(super) physical_address_width: u8,
     pub(super) np_cache: bool,
+    pub(super) iotlb_support: bool,
     pub(super) commands: CommandBuffer,
     pub(super) events: EventLog,
     pub(super) device_table: PhysAddr,
@@ -89,6 +93,8 @@ pub struct Unit<B, M, P> {
     /// The domain of each requester that has one, by source id.
     pub(super) attached: BTreeMap<u16, DomainId>,
     pub(super) domains: BTreeMap<DomainId, Domain>,
+    /// What the unit was to forget of a domain, but did not confirm.
+    pub(super) owed: BTreeMap<DomainId, Invalidation>,
     pub(super) interrupts: Option<InterruptSetup>,
     /// By source id.
     pub(super) interrupt_tables: BTreeMap<u16, InterruptTable>,
@@ -127,12 +133,14 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
             feature2,
             physical_address_width: setup.physical_address_width,
             np_cache: setup.np_cache,
+            iotlb_support: setup.iotlb_support,
             commands: CommandBuffer::new(commands, setup.command_length, semaphore),
             events: EventLog::new(events, setup.event_length),
             device_table,
             devices: 128 << table_order,
             attached: BTreeMap::new(),
             domains: BTreeMap::new(),
+            owed: BTreeMap::new(),
             interrupts: setup.interrupts,
             interrupt_tables: BTreeMap::new(),
         };

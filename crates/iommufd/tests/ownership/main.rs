@@ -1,4 +1,4 @@
-//! Ownership of DMA on a mock unit and on a VT-d unit behind its driver.
+//! Ownership of DMA on a mock unit, and on a VT-d and an AMD-Vi unit behind their drivers.
 
 mod events;
 mod fabric;
@@ -12,5 +12,5 @@ mod seam;
 mod sweep;
 mod tables;
 mod threads;
-mod vtd;
+mod unit;
 mod world;

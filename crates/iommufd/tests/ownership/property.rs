@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::events::{Event, event};
 use crate::machine::Machine;
 use crate::mock::MockMachine;
-use crate::vtd::{CACHING_MODE, USUAL, VtdMachine, WRITE_BUFFER};
+use crate::unit::{AmdViKind, CACHES_ABSENT, USUAL, UnitMachine, VtdKind, WRITE_BUFFER};
 use crate::world::World;
 
 /// A sequence of events, some of them with a fault at an operation.
@@ -35,16 +35,26 @@ proptest! {
 
     #[test]
     fn the_invariants_hold_after_every_event_on_a_vtd_unit(sequence in sequence()) {
-        run::<VtdMachine<USUAL>>(sequence);
+        run::<UnitMachine<VtdKind<USUAL>>>(sequence);
     }
 
     #[test]
     fn the_invariants_hold_after_every_event_in_caching_mode(sequence in sequence()) {
-        run::<VtdMachine<CACHING_MODE>>(sequence);
+        run::<UnitMachine<VtdKind<CACHES_ABSENT>>>(sequence);
     }
 
     #[test]
     fn the_invariants_hold_after_every_event_with_a_write_buffer(sequence in sequence()) {
-        run::<VtdMachine<WRITE_BUFFER>>(sequence);
+        run::<UnitMachine<VtdKind<WRITE_BUFFER>>>(sequence);
+    }
+
+    #[test]
+    fn the_invariants_hold_after_every_event_on_an_amdvi_unit(sequence in sequence()) {
+        run::<UnitMachine<AmdViKind<USUAL>>>(sequence);
+    }
+
+    #[test]
+    fn the_invariants_hold_after_every_event_with_np_cache(sequence in sequence()) {
+        run::<UnitMachine<AmdViKind<CACHES_ABSENT>>>(sequence);
     }
 }

@@ -1,4 +1,4 @@
-//! The VT-d driver behind the interface that all units have.
+//! The drivers of units behind the interface that all have.
 
 use std::sync::Arc;
 
@@ -8,12 +8,14 @@ use vm_iommu_driver::iommu::{
 use vm_iommu_spec::{Access, Iova, Pasid, PhysAddr, RequesterId};
 
 use crate::machine::{IDENTITY, Machine, REQUESTERS};
-use crate::vtd::{CACHING_MODE, PROBE, RW, USUAL, VtdMachine, WRITE_BUFFER};
+use crate::unit::{
+    AmdViKind, CACHES_ABSENT, Kind, PROBE, RW, USUAL, UnitMachine, VtdKind, WRITE_BUFFER,
+};
 
 const DEVICE: RequesterId = REQUESTERS[0];
 
-fn machine<const UNIT: u8>() -> VtdMachine<UNIT> {
-    let machine = VtdMachine::new();
+fn machine<K: Kind>() -> UnitMachine<K> {
+    let machine = UnitMachine::new();
     machine
         .iommu
         .probe_device(&DeviceInfo::new(DEVICE))
@@ -21,9 +23,17 @@ fn machine<const UNIT: u8>() -> VtdMachine<UNIT> {
     machine
 }
 
-fn paging<const UNIT: u8>(machine: &VtdMachine<UNIT>) -> Arc<dyn Domain> {
+fn paging<K: Kind>(machine: &UnitMachine<K>) -> Arc<dyn Domain> {
     let options = PagingOptions::default();
     machine.iommu.paging_domain(DEVICE, options, None).unwrap()
+}
+
+/// Runs a test on either unit.
+macro_rules! on_each {
+    ($test:ident) => {
+        $test::<VtdKind<USUAL>>();
+        $test::<AmdViKind<USUAL>>();
+    };
 }
 
 fn on(domain: &Arc<dyn Domain>) -> Reach {
@@ -32,7 +42,11 @@ fn on(domain: &Arc<dyn Domain>) -> Reach {
 
 #[test]
 fn a_device_reaches_what_it_is_told_to() {
-    let machine = machine::<USUAL>();
+    on_each!(a_device_reaches_what_it_is_told_to_on);
+}
+
+fn a_device_reaches_what_it_is_told_to_on<K: Kind>() {
+    let machine = machine::<K>();
     let observe = || machine.observe(DEVICE, None);
     let (one, two) = (paging(&machine), paging(&machine));
     assert!(machine.label(&one, 1) && machine.label(&two, 2));
@@ -55,7 +69,11 @@ fn a_device_reaches_what_it_is_told_to() {
 
 #[test]
 fn what_the_unit_cannot_is_refused_before_anything_changes() {
-    let machine = machine::<USUAL>();
+    on_each!(what_the_unit_cannot_is_refused_before_anything_changes_on);
+}
+
+fn what_the_unit_cannot_is_refused_before_anything_changes_on<K: Kind>() {
+    let machine = machine::<K>();
     let iommu = &machine.iommu;
     let before = machine.footprint();
     let foreign = on(&machine.foreign_domain());
@@ -98,7 +116,7 @@ fn what_the_unit_cannot_is_refused_before_anything_changes() {
 
 #[test]
 fn the_unit_says_what_it_is() {
-    let machine = machine::<USUAL>();
+    let machine = machine::<VtdKind<USUAL>>();
     let capabilities = machine.iommu.capabilities();
     assert!(capabilities.isolated_msi && capabilities.coherent);
     assert_eq!(
@@ -117,8 +135,35 @@ fn the_unit_says_what_it_is() {
 }
 
 #[test]
+fn the_amdvi_unit_says_what_it_is() {
+    let machine = machine::<AmdViKind<USUAL>>();
+    let capabilities = machine.iommu.capabilities();
+    assert!(capabilities.isolated_msi && capabilities.coherent);
+    assert_eq!(
+        (capabilities.input_width, capabilities.output_width),
+        (48, 46)
+    );
+    assert_eq!(capabilities.page_sizes, (1 << 48) - (1 << 12));
+    let domain = paging(&machine);
+    assert_eq!(domain.geometry().aperture, Iova(0)..=Iova((1 << 48) - 1));
+    assert!(domain.enforce_cache_coherency());
+    let beyond = domain.map(Iova(1 << 48), PhysAddr(0x1000), 0x1000, RW);
+    assert_eq!(beyond, Err(IommuError::Invalid));
+    let info = machine.iommu.hardware_info(DEVICE, 4).unwrap();
+    assert_eq!((info.kind, info.bytes.len()), (4, 16));
+    let no_such = machine
+        .iommu
+        .probe_device(&DeviceInfo::new(RequesterId::from_source_id(0, 0xff00)));
+    assert_eq!(no_such, Err(IommuError::Invalid));
+}
+
+#[test]
 fn requests_under_an_alias_are_the_devices() {
-    let machine = VtdMachine::<USUAL>::new();
+    on_each!(requests_under_an_alias_on);
+}
+
+fn requests_under_an_alias_on<K: Kind>() {
+    let machine = UnitMachine::<K>::new();
     // Device 2 asks in the name of device 3.
     let (device, alias) = (REQUESTERS[2], REQUESTERS[3]);
     let info = DeviceInfo {
@@ -141,7 +186,7 @@ fn requests_under_an_alias_are_the_devices() {
 
 #[test]
 fn snooping_is_forced_only_before_anything_is_mapped() {
-    let machine = machine::<USUAL>();
+    let machine = machine::<VtdKind<USUAL>>();
     let early = paging(&machine);
     assert!(early.enforce_cache_coherency());
     let late = paging(&machine);
@@ -171,8 +216,8 @@ fn mapped(domain: &Arc<dyn Domain>) -> Vec<bool> {
         .collect()
 }
 
-fn a_range_is_mapped_whole_or_not<const UNIT: u8>() {
-    let machine = machine::<UNIT>();
+fn a_range_is_mapped_whole_or_not<K: Kind>() {
+    let machine = machine::<K>();
     let empty = machine.footprint();
     for passing in 0.. {
         let domain = paging(&machine);
@@ -216,14 +261,20 @@ fn a_range_is_mapped_whole_or_not<const UNIT: u8>() {
 
 #[test]
 fn a_range_is_mapped_whole_or_not_at_all() {
-    a_range_is_mapped_whole_or_not::<USUAL>();
-    a_range_is_mapped_whole_or_not::<CACHING_MODE>();
-    a_range_is_mapped_whole_or_not::<WRITE_BUFFER>();
+    a_range_is_mapped_whole_or_not::<VtdKind<USUAL>>();
+    a_range_is_mapped_whole_or_not::<VtdKind<CACHES_ABSENT>>();
+    a_range_is_mapped_whole_or_not::<VtdKind<WRITE_BUFFER>>();
+    a_range_is_mapped_whole_or_not::<AmdViKind<USUAL>>();
+    a_range_is_mapped_whole_or_not::<AmdViKind<CACHES_ABSENT>>();
 }
 
 #[test]
 fn a_range_that_is_unmapped_is_not_reached() {
-    let machine = machine::<USUAL>();
+    on_each!(a_range_that_is_unmapped_is_not_reached_on);
+}
+
+fn a_range_that_is_unmapped_is_not_reached_on<K: Kind>() {
+    let machine = machine::<K>();
     let domain = paging(&machine);
     assert!(machine.label(&domain, 3));
     machine.iommu.set_reach(DEVICE, None, &on(&domain)).unwrap();

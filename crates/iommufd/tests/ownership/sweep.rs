@@ -7,7 +7,7 @@ use vm_iommufd::ownership::DefaultType;
 use crate::events::{Event, Target};
 use crate::machine::Machine;
 use crate::mock::MockMachine;
-use crate::vtd::{CACHING_MODE, USUAL, VtdMachine, WRITE_BUFFER};
+use crate::unit::{AmdViKind, CACHES_ABSENT, USUAL, UnitMachine, VtdKind, WRITE_BUFFER};
 use crate::world::World;
 
 /// What leads to an event, and the event.
@@ -130,7 +130,13 @@ fn a_fault_at_any_call_of_the_mock_leaves_nothing_behind() {
 
 #[test]
 fn a_fault_at_any_store_register_write_or_allocation_of_the_vtd_driver_leaves_nothing_behind() {
-    sweep::<VtdMachine<USUAL>>();
-    sweep::<VtdMachine<CACHING_MODE>>();
-    sweep::<VtdMachine<WRITE_BUFFER>>();
+    sweep::<UnitMachine<VtdKind<USUAL>>>();
+    sweep::<UnitMachine<VtdKind<CACHES_ABSENT>>>();
+    sweep::<UnitMachine<VtdKind<WRITE_BUFFER>>>();
+}
+
+#[test]
+fn a_fault_at_any_store_register_write_or_allocation_of_the_amdvi_driver_leaves_nothing_behind() {
+    sweep::<UnitMachine<AmdViKind<USUAL>>>();
+    sweep::<UnitMachine<AmdViKind<CACHES_ABSENT>>>();
 }

@@ -14,7 +14,7 @@ use vm_iommu_spec::{Fault, Iova, PhysAddr};
 
 use crate::events::{Event, event};
 use crate::machine::{DEVICES, GROUP_OF, IDENTITY};
-use crate::vtd::{PROBE, VtdMachine};
+use crate::unit::{AmdViKind, Kind, PROBE, Registers, USUAL, UnitMachine, VtdKind};
 use crate::world::World;
 
 /// How many transitions are made.
@@ -62,7 +62,7 @@ fn slot(device: usize) -> u64 {
 }
 
 /// The labels there can be, and their pages.
-fn pages(machine: &VtdMachine) -> Vec<(u64, PhysAddr)> {
+fn pages<K: Kind>(machine: &UnitMachine<K>) -> Vec<(u64, PhysAddr)> {
     let labels = (1..8).chain(100..108).chain([1000, 1001]);
     let pages = labels.map(|label| (label, machine.page_of(label)));
     pages.chain([(IDENTITY, PhysAddr(PROBE.0))]).collect()
@@ -78,8 +78,8 @@ impl Drop for Stop<'_> {
 }
 
 /// Reads and writes in turn until told to stop.
-fn play(
-    machine: &VtdMachine,
+fn play<K: Kind>(
+    machine: &UnitMachine<K>,
     devices: &[usize],
     turns: &AtomicU64,
     stop: &AtomicBool,
@@ -151,12 +151,16 @@ fn matches(access: &Access, first: Option<u64>, changes: &[Change]) -> bool {
 }
 
 /// The devices of a group.
-fn members(world: &World<VtdMachine>, group: u64) -> impl Iterator<Item = usize> {
+fn members<K: Kind>(world: &World<UnitMachine<K>>, group: u64) -> impl Iterator<Item = usize> {
     (0..DEVICES).filter(move |&d| GROUP_OF[d] == group && world.model.devices[d].present)
 }
 
 /// What is in the default domain of a group, and where devices pass through to.
-fn canaries(machine: &VtdMachine, world: &World<VtdMachine>, group: u64) -> Vec<u64> {
+fn canaries<K: Kind>(
+    machine: &UnitMachine<K>,
+    world: &World<UnitMachine<K>>,
+    group: u64,
+) -> Vec<u64> {
     let defaults = [machine.page_of(1000 + group), PhysAddr(PROBE.0)];
     members(world, group)
         .flat_map(|d| defaults.map(|page| (d, page)))
@@ -165,8 +169,17 @@ fn canaries(machine: &VtdMachine, world: &World<VtdMachine>, group: u64) -> Vec<
 }
 
 #[test]
-fn a_hundred_thousand_transitions_under_dma() {
-    let machine = VtdMachine::with_budget(SpinBudget(10_000_000));
+fn a_hundred_thousand_transitions_under_dma_on_a_vtd_unit() {
+    transitions::<VtdKind<USUAL>>();
+}
+
+#[test]
+fn a_hundred_thousand_transitions_under_dma_on_an_amdvi_unit() {
+    transitions::<AmdViKind<USUAL>>();
+}
+
+fn transitions<K: Kind>() {
+    let machine = UnitMachine::<K>::with_budget(SpinBudget(10_000_000));
     let mut world = World::new(machine);
     let machine = std::sync::Arc::clone(&world.machine);
     let strategy = event();

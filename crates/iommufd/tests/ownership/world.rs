@@ -111,7 +111,11 @@ impl<M: Machine + Send + Sync + 'static> World<M> {
                 let label = 1 + index as u64;
                 let domain = if spec.other_kind {
                     let faults = Arc::new(Faults::default());
-                    MockUnit::new(UnitKind::Amdvi, &faults).domain(DomainKind::Paging)
+                    let other = match unit.kind() {
+                        UnitKind::Amdvi => UnitKind::Vtd,
+                        _ => UnitKind::Amdvi,
+                    };
+                    MockUnit::new(other, &faults).domain(DomainKind::Paging)
                 } else if spec.foreign {
                     machine.foreign_domain()
                 } else {

@@ -4,27 +4,20 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::fmt;
 
-use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::{Access, DomainId, Iova, PhysAddr};
 
-use super::Shared;
+use super::{Hardware, Shared};
 use crate::iommu::{Domain, DomainKind, Geometry, IommuError, PagingOptions, UnitKind};
-use crate::{Pages, RegisterBus};
 
 /// A domain, as long as somebody knows it.
-pub(super) struct VtdDomain<B: RegisterBus, M: TableMemory, P: Pages> {
-    shared: Arc<Shared<B, M, P>>,
+pub(super) struct UnitDomain<U: Hardware> {
+    shared: Arc<Shared<U>>,
     id: DomainId,
     kind: DomainKind,
 }
 
-impl<B, M, P> VtdDomain<B, M, P>
-where
-    B: RegisterBus + Send + 'static,
-    M: TableMemory + 'static,
-    P: Pages + Send + 'static,
-{
-    pub(super) fn new(shared: Arc<Shared<B, M, P>>, id: DomainId, kind: DomainKind) -> Self {
+impl<U: Hardware> UnitDomain<U> {
+    pub(super) fn new(shared: Arc<Shared<U>>, id: DomainId, kind: DomainKind) -> Self {
         Self { shared, id, kind }
     }
 
@@ -34,7 +27,7 @@ where
     /// [`IommuError::Invalid`] if it is another unit's.
     pub(super) fn id_in(
         domain: &Arc<dyn Domain>,
-        shared: &Arc<Shared<B, M, P>>,
+        shared: &Arc<Shared<U>>,
     ) -> Result<DomainId, IommuError> {
         let domain: &dyn Any = &**domain;
         domain
@@ -45,16 +38,16 @@ where
     }
 }
 
-impl<B: RegisterBus, M: TableMemory, P: Pages> fmt::Debug for VtdDomain<B, M, P> {
+impl<U: Hardware> fmt::Debug for UnitDomain<U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VtdDomain")
+        f.debug_struct("UnitDomain")
             .field("id", &self.id)
             .field("kind", &self.kind)
             .finish_non_exhaustive()
     }
 }
 
-impl<B: RegisterBus, M: TableMemory, P: Pages> Drop for VtdDomain<B, M, P> {
+impl<U: Hardware> Drop for UnitDomain<U> {
     fn drop(&mut self) {
         let mut inner = self.shared.lock();
         if inner.unit.destroy_domain(self.id).is_err() {
@@ -63,14 +56,9 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Drop for VtdDomain<B, M, P> {
     }
 }
 
-impl<B, M, P> Domain for VtdDomain<B, M, P>
-where
-    B: RegisterBus + Send + 'static,
-    M: TableMemory + 'static,
-    P: Pages + Send + 'static,
-{
+impl<U: Hardware> Domain for UnitDomain<U> {
     fn unit_kind(&self) -> UnitKind {
-        UnitKind::Vtd
+        U::KIND
     }
 
     fn kind(&self) -> DomainKind {
@@ -78,11 +66,11 @@ where
     }
 
     fn geometry(&self) -> Geometry {
-        let inner = self.shared.lock();
-        let width = u32::from(inner.input_width());
+        let capabilities = self.shared.lock().unit.capabilities();
+        let width = u32::from(capabilities.input_width);
         Geometry {
             aperture: Iova(0)..=Iova(u64::MAX.checked_shr(64 - width).unwrap_or(0)),
-            page_sizes: inner.page_sizes(),
+            page_sizes: capabilities.page_sizes,
         }
     }
 
@@ -102,32 +90,25 @@ where
         access: Access,
     ) -> Result<(), IommuError> {
         let mut inner = self.shared.lock();
-        Ok(inner.unit.map(self.id, iova, output, length, access)?)
+        inner.unit.map(self.id, iova, output, length, access)
     }
 
     fn unmap(&self, iova: Iova, length: u64) -> Result<u64, IommuError> {
-        Ok(self.shared.lock().unit.unmap(self.id, iova, length)?)
+        self.shared.lock().unit.unmap(self.id, iova, length)
     }
 
     fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
         if self.kind == DomainKind::Identity {
             return Some(PhysAddr(iova.0));
         }
-        let inner = self.shared.lock();
-        [Access::READ, Access::WRITE]
-            .into_iter()
-            .find_map(|access| {
-                let walk = inner.unit.walk(self.id, iova, access).ok()?.ok()?;
-                Some(walk.translation.output)
-            })
+        self.shared.lock().unit.output_of(self.id, iova)
     }
 
     fn enforce_cache_coherency(&self) -> bool {
-        let mut inner = self.shared.lock();
-        inner.unit.enforce_snooping(self.id).unwrap_or(false)
+        self.shared.lock().unit.enforce_coherency(self.id)
     }
 
     fn flush(&self) -> Result<(), IommuError> {
-        Ok(self.shared.lock().unit.flush(self.id)?)
+        self.shared.lock().unit.flush(self.id)
     }
 }

@@ -1,13 +1,13 @@
-//! A VT-d unit in this process, behind its driver.
+//! A unit in this process, behind its driver.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use vm_iommu_amdvi::{AmdVi, AmdViConfig};
 use vm_iommu_dma::{DiscardMsi, DmaHandle, DmaPort, DmaRemapper, Epochs, GuestRam, Upstream};
 use vm_iommu_driver::iommu::{DeviceInfo, Domain, Iommu, PagingOptions};
-use vm_iommu_driver::vtd::{InterruptSetup, Setup, Unit, VtdIommu};
-use vm_iommu_driver::{PagePool, Pages, RegisterBus, SpinBudget};
+use vm_iommu_driver::{Hardware, PagePool, Pages, RegisterBus, SpinBudget, UnitIommu, amdvi, vtd};
 use vm_iommu_pagetable::{BadAddress, TableMemory};
 use vm_iommu_spec::{Access, Iova, Pasid, PhysAddr, RequesterId};
 use vm_iommu_vtd::{Vtd, VtdConfig};
@@ -25,37 +25,82 @@ pub const PROBE: Iova = Iova(0x20_0000);
 const LABELS: u64 = 0x30_0000;
 const TABLES: std::ops::Range<PhysAddr> = PhysAddr(8 << 20)..PhysAddr(16 << 20);
 
+/// A unit's registers, and its count of refusals.
+pub trait Registers: DmaRemapper + 'static {
+    fn read(&self, offset: u64, data: &mut [u8]);
+    fn write(&self, offset: u64, data: &[u8]);
+    /// Lets the unit's worker go on.
+    fn turn(&self);
+    fn refused(&self) -> u64;
+}
+
+impl Registers for Vtd {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.mmio_read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.mmio_write(offset, data);
+    }
+
+    fn turn(&self) {
+        let _ = self.step();
+    }
+
+    fn refused(&self) -> u64 {
+        self.refused()
+    }
+}
+
+impl Registers for AmdVi {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.mmio_read(offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.mmio_write(offset, data);
+    }
+
+    fn turn(&self) {
+        let _ = self.step();
+    }
+
+    fn refused(&self) -> u64 {
+        self.refused()
+    }
+}
+
 /// Registers of which a write may be lost.
 #[derive(Debug)]
-pub struct FaultyBus(Arc<Vtd>, Arc<Faults>);
+pub struct FaultyBus<U>(Arc<U>, Arc<Faults>);
 
-impl RegisterBus for FaultyBus {
+impl<U: Registers> RegisterBus for FaultyBus<U> {
     fn read32(&self, offset: u16) -> u32 {
         let mut data = [0; 4];
-        self.0.mmio_read(offset.into(), &mut data);
+        self.0.read(offset.into(), &mut data);
         u32::from_le_bytes(data)
     }
 
     fn read64(&self, offset: u16) -> u64 {
         let mut data = [0; 8];
-        self.0.mmio_read(offset.into(), &mut data);
+        self.0.read(offset.into(), &mut data);
         u64::from_le_bytes(data)
     }
 
     fn write32(&self, offset: u16, value: u32) {
         if !self.1.strikes() {
-            self.0.mmio_write(offset.into(), &value.to_le_bytes());
+            self.0.write(offset.into(), &value.to_le_bytes());
         }
     }
 
     fn write64(&self, offset: u16, value: u64) {
         if !self.1.strikes() {
-            self.0.mmio_write(offset.into(), &value.to_le_bytes());
+            self.0.write(offset.into(), &value.to_le_bytes());
         }
     }
 
     fn relax(&self) {
-        let _ = self.0.step();
+        self.0.turn();
     }
 }
 
@@ -122,30 +167,134 @@ impl Pages for FaultyPages {
     }
 }
 
-pub type TestIommu = VtdIommu<FaultyBus, FaultyMemory, FaultyPages>;
+/// A kind of unit, set up in some way.
+pub trait Kind: Send + Sync + 'static {
+    type Unit: Registers;
+    type Driver: Hardware;
+    fn unit(ram: GuestRam, epochs: Arc<Epochs>) -> Arc<Self::Unit>;
+    fn driver(
+        bus: FaultyBus<Self::Unit>,
+        memory: FaultyMemory,
+        pages: FaultyPages,
+        budget: SpinBudget,
+    ) -> Self::Driver;
+    /// The non-zero words of the tables that say which device is on which domain.
+    fn device_words(driver: &Self::Driver, ram: &GuestRam) -> Vec<u64>;
+}
 
 /// A unit as most are.
 pub const USUAL: u8 = 0;
 /// A unit that announces that it caches absent entries.
-pub const CACHING_MODE: u8 = 1;
+pub const CACHES_ABSENT: u8 = 1;
 /// A unit with a write buffer, that forgets whole domains only.
 pub const WRITE_BUFFER: u8 = 2;
 
-fn config(unit: u8) -> VtdConfig {
-    VtdConfig {
-        device_tlb: true,
-        caching_mode: unit == CACHING_MODE,
-        write_buffer_flush: unit == WRITE_BUFFER,
-        maximum_address_mask: (unit != WRITE_BUFFER).then_some(18),
-        ..VtdConfig::default()
+/// VT-d.
+pub struct VtdKind<const SORT: u8>;
+
+impl<const SORT: u8> Kind for VtdKind<SORT> {
+    type Unit = Vtd;
+    type Driver = vtd::Unit<FaultyBus<Vtd>, FaultyMemory, FaultyPages>;
+
+    fn unit(ram: GuestRam, epochs: Arc<Epochs>) -> Arc<Vtd> {
+        let config = VtdConfig {
+            device_tlb: true,
+            caching_mode: SORT == CACHES_ABSENT,
+            write_buffer_flush: SORT == WRITE_BUFFER,
+            maximum_address_mask: (SORT != WRITE_BUFFER).then_some(18),
+            ..VtdConfig::default()
+        };
+        Vtd::new(config, ram, epochs, Arc::new(())).unwrap()
+    }
+
+    fn driver(
+        bus: FaultyBus<Vtd>,
+        memory: FaultyMemory,
+        pages: FaultyPages,
+        budget: SpinBudget,
+    ) -> Self::Driver {
+        let setup = vtd::Setup {
+            interrupts: Some(vtd::InterruptSetup {
+                size: 7,
+                extended: true,
+            }),
+            host_address_width: 46,
+            ..vtd::Setup::new(budget)
+        };
+        let mut driver = vtd::Unit::start(bus, memory, pages, &setup).unwrap();
+        driver.enable_translation().unwrap();
+        driver
+    }
+
+    fn device_words(driver: &Self::Driver, ram: &GuestRam) -> Vec<u64> {
+        let root = words(ram, driver.root_table(), 0x1000);
+        let tables = root.iter().map(|(_, word)| PhysAddr(word & !0xfff));
+        let contexts: Vec<_> = tables.flat_map(|table| words(ram, table, 0x1000)).collect();
+        let all = root.into_iter().chain(contexts);
+        all.flat_map(|(place, word)| [place, word]).collect()
     }
 }
 
+/// AMD-Vi.
+pub struct AmdViKind<const SORT: u8>;
+
+impl<const SORT: u8> Kind for AmdViKind<SORT> {
+    type Unit = AmdVi;
+    type Driver = amdvi::Unit<FaultyBus<AmdVi>, FaultyMemory, FaultyPages>;
+
+    fn unit(ram: GuestRam, epochs: Arc<Epochs>) -> Arc<AmdVi> {
+        let config = AmdViConfig {
+            np_cache: SORT == CACHES_ABSENT,
+            iotlb_support: true,
+            ..AmdViConfig::default()
+        };
+        AmdVi::new(config, ram, epochs, Arc::new(())).unwrap()
+    }
+
+    fn driver(
+        bus: FaultyBus<AmdVi>,
+        memory: FaultyMemory,
+        pages: FaultyPages,
+        budget: SpinBudget,
+    ) -> Self::Driver {
+        let setup = amdvi::Setup {
+            last_device: 0x4ff,
+            np_cache: SORT == CACHES_ABSENT,
+            iotlb_support: true,
+            interrupts: Some(amdvi::InterruptSetup {
+                length: 9,
+                x2apic: true,
+            }),
+            physical_address_width: 46,
+            ..amdvi::Setup::new(budget)
+        };
+        amdvi::Unit::start(bus, memory, pages, &setup).unwrap()
+    }
+
+    fn device_words(driver: &Self::Driver, ram: &GuestRam) -> Vec<u64> {
+        let words = words(ram, driver.device_table(), 0x500 * 32);
+        words
+            .into_iter()
+            .flat_map(|(place, word)| [place, word])
+            .collect()
+    }
+}
+
+/// The words of memory that are not zero, with their places.
+fn words(ram: &GuestRam, from: PhysAddr, length: usize) -> Vec<(u64, u64)> {
+    (from.0..)
+        .step_by(8)
+        .take(length / 8)
+        .map(|place| (place, ram.load(PhysAddr(place)).unwrap()))
+        .filter(|(_, word)| *word != 0)
+        .collect()
+}
+
 /// Memory, a unit, and the ports of the devices behind it.
-pub struct VtdMachine<const UNIT: u8 = USUAL> {
+pub struct UnitMachine<K: Kind> {
     pub ram: GuestRam,
-    pub unit: Arc<Vtd>,
-    pub iommu: Arc<TestIommu>,
+    pub unit: Arc<K::Unit>,
+    pub iommu: Arc<UnitIommu<K::Driver>>,
     pub ports: Vec<Arc<DmaPort>>,
     handles: Vec<Mutex<DmaHandle>>,
     faults: Arc<Faults>,
@@ -153,13 +302,13 @@ pub struct VtdMachine<const UNIT: u8 = USUAL> {
     labels: Mutex<BTreeMap<u64, PhysAddr>>,
 }
 
-impl<const UNIT: u8> VtdMachine<UNIT> {
+impl<K: Kind> UnitMachine<K> {
     /// Waits have `budget` looks.
     pub fn with_budget(budget: SpinBudget) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
         let ram = GuestRam::new(memory);
         let epochs = Arc::new(Epochs::default());
-        let unit = Vtd::new(config(UNIT), ram.clone(), Arc::clone(&epochs), Arc::new(())).unwrap();
+        let unit = K::unit(ram.clone(), Arc::clone(&epochs));
         let faults = Arc::new(Faults::default());
         let taken = Arc::new(AtomicU64::new(0));
         let pages = FaultyPages {
@@ -169,17 +318,7 @@ impl<const UNIT: u8> VtdMachine<UNIT> {
         };
         let bus = FaultyBus(Arc::clone(&unit), Arc::clone(&faults));
         let memory = FaultyMemory(ram.clone(), Arc::clone(&faults));
-        let setup = Setup {
-            interrupts: Some(InterruptSetup {
-                size: 7,
-                extended: true,
-            }),
-            host_address_width: 46,
-            ..Setup::new(budget)
-        };
-        let mut driver = Unit::start(bus, memory, pages, &setup).unwrap();
-        driver.enable_translation().unwrap();
-        let iommu = Arc::new(VtdIommu::new(driver));
+        let iommu = Arc::new(UnitIommu::new(K::driver(bus, memory, pages, budget)));
         for requester in REQUESTERS {
             for region in direct_regions(requester) {
                 iommu.reserve(requester, region);
@@ -224,7 +363,7 @@ impl<const UNIT: u8> VtdMachine<UNIT> {
     }
 }
 
-impl<const UNIT: u8> Machine for VtdMachine<UNIT> {
+impl<K: Kind> Machine for UnitMachine<K> {
     const PASIDS: bool = false;
 
     fn new() -> Self {
@@ -281,24 +420,11 @@ impl<const UNIT: u8> Machine for VtdMachine<UNIT> {
             self.iommu.paging_domain(*requester, options, None).ok()
         });
         drop(probed);
-        let root = self.iommu.with_unit(|unit| unit.root_table());
         let mut footprint = vec![self.taken.load(Ordering::SeqCst)];
-        let mut add = |table: PhysAddr| {
-            let mut pointers = Vec::new();
-            for place in (table.0..table.0 + 0x1000).step_by(8) {
-                match self.ram.load(PhysAddr(place)).unwrap() {
-                    0 => {}
-                    word => {
-                        footprint.extend([place, word]);
-                        pointers.push(PhysAddr(word & !0xfff));
-                    }
-                }
-            }
-            pointers
-        };
-        for table in add(root) {
-            add(table);
-        }
+        let words = self
+            .iommu
+            .with_unit(|unit| K::device_words(unit, &self.ram));
+        footprint.extend(words);
         footprint
     }
 }

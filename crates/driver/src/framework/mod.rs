@@ -1,9 +1,10 @@
-//! The driver as a framework sees it: [`crate::iommu`] over a [`Unit`].
+//! A driver as a framework sees it: [`crate::iommu`] over any unit that a [`Hardware`] drives.
 //!
-//! Legacy mode has no PASIDs, no nested translation, no dirty flags and no page requests; what
-//! asks for one of them is refused as unsupported.
+//! Neither VT-d's legacy mode nor AMD-Vi's host tables as they are used here have PASIDs, nested
+//! translation, dirty flags or page requests; what asks for one of them is refused as unsupported.
 
 mod domain;
+mod hardware;
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -12,31 +13,25 @@ use core::fmt;
 use core::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use vm_iommu_pagetable::{EditError, Levels, TableMemory};
-use vm_iommu_spec::vtd::registers::GlobalBits;
 use vm_iommu_spec::{Access, DomainId, MSI_WINDOW, Pasid, RequesterId};
 
-use self::domain::VtdDomain;
-use super::{Error, Unit};
+use self::domain::UnitDomain;
+pub use self::hardware::Hardware;
 use crate::iommu::{
     Capabilities, DeviceCapabilities, DeviceInfo, Domain, DomainKind, HardwareInfo, Iommu,
     IommuError, PagingOptions, Reach, RegionKind, ReservedRegion, UnitKind, UserData,
 };
-use crate::{Pages, RegisterBus};
 
-/// `IOMMU_HW_INFO_TYPE_INTEL_VTD`.
-const HW_INFO_VTD: u32 = 1;
-
-/// A VT-d unit in legacy mode, behind the interface that all units have.
-pub struct VtdIommu<B, M, P> {
-    shared: Arc<Shared<B, M, P>>,
+/// A unit behind the interface that all units have.
+pub struct UnitIommu<U> {
+    shared: Arc<Shared<U>>,
 }
 
 /// What domains lead back to.
-pub(super) struct Shared<B, M, P>(Mutex<Inner<B, M, P>>);
+pub(super) struct Shared<U>(Mutex<Inner<U>>);
 
-pub(super) struct Inner<B, M, P> {
-    pub(super) unit: Unit<B, M, P>,
+pub(super) struct Inner<U> {
+    pub(super) unit: U,
     regions: BTreeMap<RequesterId, Vec<ReservedRegion>>,
     devices: BTreeMap<RequesterId, Known>,
     /// The pass-through domain of devices that were released so.
@@ -68,27 +63,22 @@ fn sources(info: &DeviceInfo) -> Vec<RequesterId> {
         .collect()
 }
 
-impl<B, M, P> fmt::Debug for VtdIommu<B, M, P> {
+impl<U> fmt::Debug for UnitIommu<U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VtdIommu").finish_non_exhaustive()
+        f.debug_struct("UnitIommu").finish_non_exhaustive()
     }
 }
 
-impl<B, M, P> Shared<B, M, P> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner<B, M, P>> {
+impl<U> Shared<U> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner<U>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<B, M, P> VtdIommu<B, M, P>
-where
-    B: RegisterBus + Send + 'static,
-    M: TableMemory + 'static,
-    P: Pages + Send + 'static,
-{
+impl<U: Hardware> UnitIommu<U> {
     /// Takes over a unit that is up and translates. Its domains and context entries are the
     /// framework's from then on.
-    pub fn new(unit: Unit<B, M, P>) -> Self {
+    pub fn new(unit: U) -> Self {
         Self {
             shared: Arc::new(Shared(Mutex::new(Inner {
                 unit,
@@ -101,7 +91,7 @@ where
         }
     }
 
-    /// Says that firmware reserves a region for a device: an RMRR. To be said before the device is
+    /// Says that firmware reserves a region for a device: an RMRR, or an IVMD. To be said before the device is
     /// probed.
     pub fn reserve(&self, device: RequesterId, region: ReservedRegion) {
         let mut inner = self.shared.lock();
@@ -110,25 +100,18 @@ where
 
     /// Calls `use_unit` with the unit, for what a framework has no part in: faults and
     /// interrupts. Domains and context entries must stay as they are.
-    pub fn with_unit<R>(&self, use_unit: impl FnOnce(&mut Unit<B, M, P>) -> R) -> R {
+    pub fn with_unit<R>(&self, use_unit: impl FnOnce(&mut U) -> R) -> R {
         use_unit(&mut self.shared.lock().unit)
     }
 
     fn domain(&self, id: DomainId, kind: DomainKind) -> Arc<dyn Domain> {
-        Arc::new(VtdDomain::new(Arc::clone(&self.shared), id, kind))
+        Arc::new(UnitDomain::new(Arc::clone(&self.shared), id, kind))
     }
 }
 
-impl<B: RegisterBus, M: TableMemory, P: Pages> Inner<B, M, P> {
-    /// Puts requests of a source id on a domain, or blocks them.
-    fn put(&mut self, source: RequesterId, domain: Option<DomainId>) -> Result<(), Error> {
-        match domain {
-            Some(domain) => self.unit.attach(source, domain),
-            None => self.unit.detach(source),
-        }
-    }
-
-    /// The same for several, or for none of them.
+impl<U: Hardware> Inner<U> {
+    /// Puts requests of several source ids on a domain, or blocks them, or does so for none of
+    /// them.
     fn put_all(
         &mut self,
         sources: &[RequesterId],
@@ -137,14 +120,14 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Inner<B, M, P> {
         let mut done: Vec<(RequesterId, Option<DomainId>)> = Vec::new();
         for &source in sources {
             let before = self.unit.domain_of(source);
-            if let Err(error) = self.put(source, domain) {
+            if let Err(error) = self.unit.put(source, domain) {
                 for (source, before) in done.into_iter().rev() {
-                    if self.put(source, before).is_err() {
+                    if self.unit.put(source, before).is_err() {
                         // Blocked is the next best; the error is reported as it is.
-                        let _ = self.put(source, None);
+                        let _ = self.unit.put(source, None);
                     }
                 }
-                return Err(error.into());
+                return Err(error);
             }
             done.push((source, before));
         }
@@ -169,7 +152,7 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Inner<B, M, P> {
                 continue;
             }
             match self.unit.retire_bus(bus) {
-                Ok(()) | Err(Error::BusInUse(_)) => self.untidy.remove(&bus),
+                Ok(()) | Err(IommuError::Busy) => self.untidy.remove(&bus),
                 // An empty table that stays does no harm.
                 Err(_) => self.untidy.insert(bus),
             };
@@ -198,56 +181,20 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Inner<B, M, P> {
     }
 
     fn released_domain(&mut self) -> Result<Option<DomainId>, IommuError> {
-        if self.released.is_none() && self.unit.extended_capability().pass_through() {
-            self.released = Some(self.unit.create_pass_through_domain()?);
+        if self.released.is_none() && self.unit.passes_through() {
+            self.released = Some(self.unit.create_domain(DomainKind::Identity)?);
         }
         Ok(self.released)
     }
-
-    fn levels(&self) -> Option<Levels> {
-        let widths = self.unit.capability().adjusted_widths() & 0b1110;
-        Levels::from_agaw(widths.checked_ilog2()? as u8)
-    }
-
-    /// Width in bits of the addresses that paging domains translate.
-    fn input_width(&self) -> u8 {
-        let limit = self.unit.capability().maximum_width() + 1;
-        self.levels()
-            .map_or(0, |levels| levels.address_width().min(limit))
-    }
-
-    fn page_sizes(&self) -> u64 {
-        let large = u64::from(self.unit.capability().second_stage_large_pages());
-        1 << 12 | (large & 1) << 21 | (large >> 1 & 1) << 30
-    }
 }
 
-impl<B, M, P> Iommu for VtdIommu<B, M, P>
-where
-    B: RegisterBus + Send + 'static,
-    M: TableMemory + 'static,
-    P: Pages + Send + 'static,
-{
+impl<U: Hardware> Iommu for UnitIommu<U> {
     fn kind(&self) -> UnitKind {
-        UnitKind::Vtd
+        U::KIND
     }
 
     fn capabilities(&self) -> Capabilities {
-        let inner = self.shared.lock();
-        let unit = &inner.unit;
-        Capabilities {
-            // A unit whose walks are not coherent is not driven at all.
-            coherent: true,
-            enforce_coherency: unit.extended_capability().snoop_control(),
-            isolated_msi: unit.enabled().contains(GlobalBits::INTERRUPT_REMAPPING),
-            dirty_tracking: false,
-            nesting: false,
-            page_requests: false,
-            pasid_bits: 0,
-            page_sizes: inner.page_sizes(),
-            input_width: inner.input_width(),
-            output_width: unit.host_address_width,
-        }
+        self.shared.lock().unit.capabilities()
     }
 
     fn probe_device(&self, info: &DeviceInfo) -> Result<(), IommuError> {
@@ -293,7 +240,7 @@ where
         let inner = self.shared.lock();
         let known = inner.devices.get(&device).ok_or(IommuError::NoDevice)?;
         Ok(DeviceCapabilities {
-            ats: known.info.ats && inner.unit.extended_capability().device_tlb(),
+            ats: known.info.ats && inner.unit.has_device_tlbs(),
             ..DeviceCapabilities::default()
         })
     }
@@ -316,7 +263,7 @@ where
             return Err(IommuError::NoDevice);
         }
         inner.sweep();
-        let id = inner.unit.create_pass_through_domain()?;
+        let id = inner.unit.create_domain(DomainKind::Identity)?;
         drop(inner);
         Ok(self.domain(id, DomainKind::Identity))
     }
@@ -335,8 +282,7 @@ where
             return Err(IommuError::NoDevice);
         }
         inner.sweep();
-        let levels = inner.levels().ok_or(IommuError::Unsupported)?;
-        let id = inner.unit.create_domain(levels)?;
+        let id = inner.unit.create_domain(DomainKind::Paging)?;
         drop(inner);
         Ok(self.domain(id, DomainKind::Paging))
     }
@@ -355,7 +301,7 @@ where
         }
         match reach {
             Reach::Blocked => Ok(()),
-            Reach::Domain(domain) => VtdDomain::id_in(domain, &self.shared).map(|_| ()),
+            Reach::Domain(domain) => UnitDomain::id_in(domain, &self.shared).map(|_| ()),
         }
     }
 
@@ -369,7 +315,7 @@ where
         let (id, domain) = match reach {
             Reach::Blocked => (None, None),
             Reach::Domain(domain) => (
-                Some(VtdDomain::id_in(domain, &self.shared)?),
+                Some(UnitDomain::id_in(domain, &self.shared)?),
                 Some(Arc::clone(domain)),
             ),
         };
@@ -386,43 +332,14 @@ where
     }
 
     fn hardware_info(&self, device: RequesterId, kind: u32) -> Result<HardwareInfo, IommuError> {
-        if kind != 0 && kind != HW_INFO_VTD {
+        let inner = self.shared.lock();
+        let info = inner.unit.hardware_info();
+        if kind != 0 && kind != info.kind {
             return Err(IommuError::Unsupported);
         }
-        let inner = self.shared.lock();
         if !inner.devices.contains_key(&device) {
             return Err(IommuError::NoDevice);
         }
-        // struct iommu_hw_info_vtd: flags, reserved, cap_reg, ecap_reg.
-        let registers = [
-            0,
-            inner.unit.capability().into_bits(),
-            inner.unit.extended_capability().into_bits(),
-        ];
-        Ok(HardwareInfo {
-            kind: HW_INFO_VTD,
-            bytes: registers.into_iter().flat_map(u64::to_le_bytes).collect(),
-        })
-    }
-}
-
-impl From<Error> for IommuError {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::OutOfMemory | Error::Edit(EditError::OutOfTables) => Self::NoMemory,
-            Error::OutOfDomains { .. } => Self::NoSpace,
-            Error::Unsupported(_) => Self::Unsupported,
-            Error::Edit(EditError::AlreadyMapped { .. }) => Self::Exists,
-            Error::Edit(
-                EditError::Misaligned { .. }
-                | EditError::BeyondWidth { .. }
-                | EditError::Output { .. }
-                | EditError::Permissions { .. },
-            )
-            | Error::NoDomain(_)
-            | Error::PassThrough(_) => Self::Invalid,
-            Error::DomainInUse(_) | Error::BusInUse(_) => Self::Busy,
-            _ => Self::Io,
-        }
+        Ok(info)
     }
 }
