@@ -3,6 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use vm_iommu_pagetable::{TableMemory, TablePages};
 use vm_iommu_spec::PhysAddr;
@@ -95,6 +96,20 @@ impl<M: TableMemory> PagePool<M> {
         }
     }
 
+    /// Zeroes a page; whether it could.
+    fn zero(&self, page: PhysAddr) -> bool {
+        let lent = self.memory.with_table(page, &mut |words| {
+            words
+                .iter()
+                .for_each(|word| word.store(0, Ordering::Relaxed));
+        });
+        let mut words = (0..PAGE_SIZE).step_by(8);
+        lent || words.all(|offset| {
+            let word = page.checked_add(offset);
+            word.is_some_and(|word| self.memory.store(word, 0).is_ok())
+        })
+    }
+
     /// How many bytes were never handed out.
     pub fn unused(&self) -> u64 {
         self.unused.end.saturating_sub(self.unused.start)
@@ -126,11 +141,9 @@ impl<M: TableMemory> Pages for PagePool<M> {
 
     fn free(&mut self, start: PhysAddr, order: u8) {
         let size = PAGE_SIZE << order;
-        for offset in (0..size).step_by(8) {
-            let zeroed = start
-                .checked_add(offset)
-                .is_some_and(|word| self.memory.store(word, 0).is_ok());
-            if !zeroed {
+        for offset in (0..size).step_by(PAGE_SIZE as usize) {
+            let page = start.checked_add(offset);
+            if !page.is_some_and(|page| self.zero(page)) {
                 // Not memory of this pool: it is not handed out again.
                 return;
             }

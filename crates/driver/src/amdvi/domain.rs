@@ -199,8 +199,17 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         length: u64,
         permissions: Access,
     ) -> Result<(), Error> {
+        self.map_limited(domain, Mapping::new(iova, output, length, permissions))
+    }
+
+    /// As [`map`](Self::map), with pages as large as `mapping` allows. Its attributes are the
+    /// driver's to set.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn map_limited(&mut self, domain: DomainId, mut mapping: Mapping) -> Result<(), Error> {
+        let Mapping { iova, length, .. } = mapping;
         self.grow(domain, iova, length)?;
-        let mut mapping = Mapping::new(iova, output, length, permissions);
         // Requests without PASID have user privilege, which guest tables tell; what host tables
         // lead to is always coherent.
         mapping.attributes.flags = AttributeFlags::USER | AttributeFlags::SNOOP;

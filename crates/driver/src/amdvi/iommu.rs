@@ -1,6 +1,6 @@
 //! The driver for a framework: host tables of four levels.
 
-use vm_iommu_pagetable::{EditError, TableMemory};
+use vm_iommu_pagetable::{EditError, Mapping, TableMemory};
 use vm_iommu_spec::{Access, DomainId, Iova, PhysAddr, RequesterId};
 
 use super::{Error, Unit};
@@ -97,14 +97,8 @@ where
         Ok(self.destroy_domain(domain)?)
     }
 
-    fn map(
-        &mut self,
-        domain: DomainId,
-        iova: Iova,
-        output: PhysAddr,
-        length: u64,
-        access: Access,
-    ) -> Result<(), IommuError> {
+    fn map(&mut self, domain: DomainId, mapping: Mapping) -> Result<(), IommuError> {
+        let Mapping { iova, length, .. } = mapping;
         // The driver's own tables would grow.
         if iova
             .last_byte(length)
@@ -112,7 +106,7 @@ where
         {
             return Err(Error::Edit(EditError::BeyondWidth { iova, length }).into());
         }
-        Ok(self.map(domain, iova, output, length, access)?)
+        Ok(self.map_limited(domain, mapping)?)
     }
 
     fn unmap(&mut self, domain: DomainId, iova: Iova, length: u64) -> Result<u64, IommuError> {

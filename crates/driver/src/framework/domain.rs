@@ -4,6 +4,7 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::fmt;
 
+use vm_iommu_pagetable::Mapping;
 use vm_iommu_spec::{Access, DomainId, Iova, PhysAddr};
 
 use super::{Hardware, Shared};
@@ -89,8 +90,20 @@ impl<U: Hardware> Domain for UnitDomain<U> {
         length: u64,
         access: Access,
     ) -> Result<(), IommuError> {
-        let mut inner = self.shared.lock();
-        inner.unit.map(self.id, iova, output, length, access)
+        let mapping = Mapping::new(iova, output, length, access);
+        self.shared.lock().unit.map(self.id, mapping)
+    }
+
+    fn map_in_small_pages(
+        &self,
+        iova: Iova,
+        output: PhysAddr,
+        length: u64,
+        access: Access,
+    ) -> Result<(), IommuError> {
+        let mut mapping = Mapping::new(iova, output, length, access);
+        mapping.max_page_shift = 12;
+        self.shared.lock().unit.map(self.id, mapping)
     }
 
     fn unmap(&self, iova: Iova, length: u64) -> Result<u64, IommuError> {

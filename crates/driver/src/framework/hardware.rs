@@ -1,6 +1,7 @@
 //! What the drivers of all units have in common.
 
-use vm_iommu_spec::{Access, DomainId, Iova, PhysAddr, RequesterId};
+use vm_iommu_pagetable::Mapping;
+use vm_iommu_spec::{DomainId, Iova, PhysAddr, RequesterId};
 
 use crate::iommu::{Capabilities, DomainKind, HardwareInfo, IommuError, UnitKind};
 
@@ -57,18 +58,12 @@ pub trait Hardware: Send + 'static {
     /// [`IommuError::Busy`], [`Io`](IommuError::Io); the domain then still exists.
     fn destroy_domain(&mut self, domain: DomainId) -> Result<(), IommuError>;
 
-    /// [`Domain::map`](crate::iommu::Domain::map).
+    /// [`Domain::map`](crate::iommu::Domain::map), with pages as large as the mapping allows; its
+    /// attributes are the driver's to set.
     ///
     /// # Errors
     /// As there.
-    fn map(
-        &mut self,
-        domain: DomainId,
-        iova: Iova,
-        output: PhysAddr,
-        length: u64,
-        access: Access,
-    ) -> Result<(), IommuError>;
+    fn map(&mut self, domain: DomainId, mapping: Mapping) -> Result<(), IommuError>;
 
     /// [`Domain::unmap`](crate::iommu::Domain::unmap).
     ///

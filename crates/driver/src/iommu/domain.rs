@@ -90,6 +90,30 @@ pub trait Domain: Any + Debug + Send + Sync {
         Err(IommuError::Unsupported)
     }
 
+    /// As [`map`](Self::map) of multiples of 4 KiB, with no larger page than that.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    fn map_in_small_pages(
+        &self,
+        iova: Iova,
+        output: PhysAddr,
+        length: u64,
+        access: Access,
+    ) -> Result<(), IommuError> {
+        const SIZE: u64 = 4096;
+        for done in (0..length).step_by(SIZE as usize) {
+            let (iova, output) = (Iova(iova.0 + done), PhysAddr(output.0 + done));
+            if let Err(error) = self.map(iova, output, SIZE, access) {
+                if done > 0 {
+                    self.unmap(Iova(iova.0 - done), done)?;
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Unmaps what is mapped of `length` bytes from `iova` and yields how many bytes that were.
     /// When it returns, no request uses what was mapped.
     ///

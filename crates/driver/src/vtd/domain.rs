@@ -150,6 +150,16 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         length: u64,
         permissions: Access,
     ) -> Result<(), Error> {
+        self.map_limited(domain, Mapping::new(iova, output, length, permissions))
+    }
+
+    /// As [`map`](Self::map), with pages as large as `mapping` allows. Its attributes are the
+    /// driver's to set.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn map_limited(&mut self, domain: DomainId, mut mapping: Mapping) -> Result<(), Error> {
+        let Mapping { iova, length, .. } = mapping;
         let width = u32::from(self.capability.maximum_width()) + 1;
         if iova
             .last_byte(length)
@@ -157,7 +167,6 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         {
             return Err(EditError::BeyondWidth { iova, length }.into());
         }
-        let mut mapping = Mapping::new(iova, output, length, permissions);
         if let Some(Domain::Translated { snoop, mapped, .. }) = self.domains.get_mut(&domain) {
             *mapped = true;
             mapping.attributes.flags.set(AttributeFlags::SNOOP, *snoop);

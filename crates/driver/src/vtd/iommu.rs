@@ -1,6 +1,6 @@
 //! The driver of a unit in legacy mode, for a framework.
 
-use vm_iommu_pagetable::{EditError, Levels, TableMemory};
+use vm_iommu_pagetable::{EditError, Levels, Mapping, TableMemory};
 use vm_iommu_spec::vtd::registers::GlobalBits;
 use vm_iommu_spec::{Access, DomainId, Iova, PhysAddr, RequesterId};
 
@@ -107,15 +107,8 @@ where
         Ok(self.destroy_domain(domain)?)
     }
 
-    fn map(
-        &mut self,
-        domain: DomainId,
-        iova: Iova,
-        output: PhysAddr,
-        length: u64,
-        access: Access,
-    ) -> Result<(), IommuError> {
-        Ok(self.map(domain, iova, output, length, access)?)
+    fn map(&mut self, domain: DomainId, mapping: Mapping) -> Result<(), IommuError> {
+        Ok(self.map_limited(domain, mapping)?)
     }
 
     fn unmap(&mut self, domain: DomainId, iova: Iova, length: u64) -> Result<u64, IommuError> {

@@ -432,23 +432,12 @@ fn map(
     length: u64,
     mode: Mode,
 ) -> Result<(), Errno> {
-    let step = if mode.large_pages { length } else { PAGE_SIZE };
-    let mut done = 0;
-    while done < length {
-        let piece = step.min(length - done);
-        let result = domain.map(
-            Iova(iova + done),
-            PhysAddr(address.0 + done),
-            piece,
-            mode.access,
-        );
-        if let Err(error) = result {
-            unmap(domain, iova, done);
-            return Err(Errno::from(error));
-        }
-        done += piece;
-    }
-    Ok(())
+    let iova = Iova(iova);
+    let mapped = match mode.large_pages {
+        true => domain.map(iova, address, length, mode.access),
+        false => domain.map_in_small_pages(iova, address, length, mode.access),
+    };
+    Ok(mapped?)
 }
 
 fn unmap(domain: &dyn Domain, iova: u64, length: u64) {

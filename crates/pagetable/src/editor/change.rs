@@ -1,6 +1,6 @@
 //! Unmapping, changing permissions and reading dirty flags.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use vm_iommu_spec::{Access, Iova, PhysAddr};
 
@@ -283,11 +283,27 @@ impl<F: Editable, M: TableMemory + ?Sized> Edit<'_, F, M> {
         iova: u64,
     ) -> Result<u64, EditError> {
         let mut bytes = 0u64;
-        let (first, last) = table_range(level, iova);
-        self.each_page(table, level, first, last, &mut |_, page| {
-            bytes += page.last - page.first + 1;
-            Ok(())
-        })?;
+        if level == 1 {
+            let format = &self.format;
+            let lent = self.memory.with_table(PhysAddr(table), &mut |words| {
+                let present = |word: &&AtomicU64| format.is_present(word.load(Ordering::Acquire));
+                bytes = words.iter().filter(present).count() as u64 * 4096;
+            });
+            if lent {
+                return Ok(bytes);
+            }
+        }
+        let (first, _) = table_range(level, iova);
+        for index in 0..512 {
+            let place = table + index * 8;
+            let iova = first.wrapping_add(index << entry_reach(level));
+            let entry = self.load(place)?;
+            bytes = bytes.saturating_add(match self.slot(place, level, entry, iova)? {
+                Slot::Vacant => 0,
+                Slot::Page { .. } => 1 << entry_reach(level),
+                Slot::Table { address, level } => self.mapped_bytes(address, level, iova)?,
+            });
+        }
         Ok(bytes)
     }
 
