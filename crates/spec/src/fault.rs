@@ -62,6 +62,9 @@ pub enum FaultReason {
     /// itself. The fabric answers Unsupported Request.
     #[error("no memory at the target address")]
     NotMemory,
+    /// The memory is a program's own: it can be copied, but no device can reach it.
+    #[error("a program's private memory: share it (memfd, MAP_SHARED) for devices to reach it")]
+    CopyOnly,
     /// An atomic access that is not naturally aligned.
     #[error("misaligned atomic access")]
     Misaligned,

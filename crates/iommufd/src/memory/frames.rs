@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_iommu_spec::PhysAddr;
 
+use super::space::Ports;
 use super::{Backing, BackingId, HostRange, Run};
 use crate::Errno;
 use crate::caller::PAGE_SIZE;
@@ -24,6 +25,7 @@ const CHUNK: u64 = 1 << 30;
 pub struct Frames {
     range: Range<u64>,
     state: Mutex<State>,
+    ports: Ports,
 }
 
 #[derive(Default)]
@@ -61,6 +63,7 @@ impl Frames {
         Self {
             range: start..range.end.0.max(start),
             state: Mutex::default(),
+            ports: Ports::default(),
         }
     }
 
@@ -83,7 +86,9 @@ impl Frames {
             match state.place(&self.range, piece) {
                 Ok(piece) => placed.push(piece),
                 Err(error) => {
-                    placed.iter().for_each(|piece| state.remove(&piece.run));
+                    for piece in &placed {
+                        state.remove(&piece.run);
+                    }
                     return Err(error);
                 }
             }
@@ -93,8 +98,20 @@ impl Frames {
     }
 
     /// Takes back what [`pin`](Self::pin) did for a piece that it yielded, or a part of one.
+    /// When it returns, no device reaches what is pinned by nobody any more. The caller must not
+    /// be inside an epoch.
     pub(crate) fn unpin(&self, run: &Run) {
-        self.lock().remove(run);
+        let removed = self.lock().remove(run);
+        if removed.is_bare {
+            self.ports.forget();
+        }
+        // Only now may it go.
+        drop(removed.backing);
+    }
+
+    /// The ports of devices that reach this memory.
+    pub(super) fn ports(&self) -> &Ports {
+        &self.ports
     }
 
     /// How often a page is pinned.
@@ -174,19 +191,32 @@ impl State {
         Ok(Placed { address, run })
     }
 
-    fn remove(&mut self, run: &Run) {
+    fn remove(&mut self, run: &Run) -> Removed {
         let key = (run.backing.id(), run.offset / CHUNK);
         let Some(chunk) = self.chunks.get_mut(&key) else {
-            return;
+            return Removed::default();
         };
-        chunk.pins.remove(pages(run));
+        let mut removed = Removed {
+            is_bare: !chunk.pins.remove(pages(run)).is_empty(),
+            backing: None,
+        };
         if chunk.pins.is_empty() {
             let number = chunk.number;
-            self.chunks.remove(&key);
+            removed.backing = self.chunks.remove(&key).map(|chunk| chunk.backing);
             self.taken.remove(&number);
             self.free.insert(number);
         }
+        removed
     }
+}
+
+/// What the end of a pin left.
+#[derive(Default)]
+struct Removed {
+    /// A page is pinned by nobody any more.
+    is_bare: bool,
+    /// No page of this is pinned any more.
+    backing: Option<Arc<dyn Backing>>,
 }
 
 fn pages(run: &Run) -> RangeInclusive<u64> {

@@ -11,6 +11,7 @@ mod frames;
 mod guard;
 mod host;
 mod ledger;
+mod space;
 
 pub use backing::{Backing, BackingId, HostRange, Run};
 pub use file::FileBacking;
@@ -20,6 +21,7 @@ pub use guard::guard_truncation;
 pub use host::HostProcess;
 pub use ledger::Pins;
 pub(crate) use ledger::{Account, Ledger};
+pub use space::FrameSpace;
 
 #[cfg(test)]
 mod file_tests;
