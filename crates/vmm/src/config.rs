@@ -47,13 +47,16 @@ impl MachineConfig {
     pub const MAX_DEVICES: usize = 31;
 
     /// The device numbers that devices get on the root bus, in order: all but those of the host
-    /// bridge, and of the system management bus controller that comes with an AMD-Vi unit.
+    /// bridge, of the system management bus controller that comes with an AMD-Vi unit, and of the
+    /// root ports that come with further units.
     pub fn device_numbers(&self) -> impl Iterator<Item = u8> + use<> {
         let taken = match self.iommu {
             IommuConfig::AmdVi(_) => Some(layout::SMBUS_DEVICE),
             IommuConfig::None | IommuConfig::Vtd(_) => None,
         };
-        (1..=Self::MAX_DEVICES as u8).filter(move |number| Some(*number) != taken)
+        let ports: Vec<u8> = (1..self.iommu.units()).map(layout::root_port).collect();
+        (1..=Self::MAX_DEVICES as u8)
+            .filter(move |number| Some(*number) != taken && !ports.contains(number))
     }
 
     /// Checks what no single option can: that the parts fit together.
@@ -74,12 +77,20 @@ impl MachineConfig {
                 most: Self::MAX_CPUS_WITHOUT_EIM,
             });
         }
-        let most = self.device_numbers().count();
-        if self.devices.len() > most {
-            return Err(ConfigError::TooManyDevices {
-                given: self.devices.len(),
-                most,
-            });
+        let given = self.devices.iter().filter(|device| device.port() == 0);
+        let (given, most) = (given.count(), self.device_numbers().count());
+        if given > most {
+            return Err(ConfigError::TooManyDevices { given, most });
+        }
+        let mut ports = Vec::new();
+        for port in self.devices.iter().map(DeviceConfig::port) {
+            if port > 0 && port >= self.iommu.units() {
+                return Err(ConfigError::NoPort { port });
+            }
+            if port > 0 && ports.contains(&port) {
+                return Err(ConfigError::PortTaken { port });
+            }
+            ports.push(port);
         }
         Ok(())
     }
@@ -183,6 +194,20 @@ impl IommuConfig {
             Self::AmdVi(options) => options.extended_interrupts(),
         }
     }
+
+    /// The most units of a machine.
+    pub const MAX_UNITS: u8 = 4;
+
+    /// How many units there are, all alike. The first serves the root bus; each further one, what
+    /// is behind a root port of its own.
+    #[must_use]
+    pub fn units(&self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Vtd(options) => options.units,
+            Self::AmdVi(options) => options.units,
+        }
+    }
 }
 
 impl Default for IommuConfig {
@@ -216,6 +241,8 @@ pub struct VtdOptions {
     /// in 16 bits; the ACPI table tells the guest. A program that does not read the table may
     /// expect the device whose wire it uses.
     pub ioapic_source: u16,
+    /// `units=N`: how many such units there are, 1 to 4; each but the first has a root port.
+    pub units: u8,
 }
 
 impl Default for VtdOptions {
@@ -230,6 +257,7 @@ impl Default for VtdOptions {
             drain: true,
             fault_records: 8,
             ioapic_source: layout::IOAPIC_SOURCE_ID,
+            units: 1,
         }
     }
 }
@@ -244,6 +272,17 @@ pub enum DeviceConfig {
     Edu(EduConfig),
 }
 
+impl DeviceConfig {
+    /// Where it is: 0 on the root bus, else behind the root port of the unit of that number.
+    #[must_use]
+    pub fn port(&self) -> u8 {
+        match self {
+            Self::VirtioBlk(disk) => disk.port,
+            Self::Edu(edu) => edu.port,
+        }
+    }
+}
+
 /// A virtio disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtioBlkConfig {
@@ -256,6 +295,8 @@ pub struct VirtioBlkConfig {
     pub read_only: bool,
     /// `queues=N`: number of request queues; one for each CPU if not given.
     pub queues: Option<u16>,
+    /// `port=N`: 0 for the root bus, else behind the root port of unit N.
+    pub port: u8,
 }
 
 impl VirtioBlkConfig {
@@ -270,6 +311,8 @@ pub struct EduConfig {
     pub iommu: bool,
     /// `dma-mask=MASK`: the address bits that the device's DMA engine has.
     pub dma_mask: u64,
+    /// `port=N`: 0 for the root bus, else behind the root port of unit N.
+    pub port: u8,
 }
 
 impl Default for EduConfig {
@@ -277,6 +320,7 @@ impl Default for EduConfig {
         Self {
             iommu: true,
             dma_mask: (1 << 28) - 1,
+            port: 0,
         }
     }
 }

@@ -23,16 +23,23 @@ pub const IOAPIC_ID: u8 = 0;
 /// Source id of the I/O APIC's interrupts unless the configuration says otherwise: 0000:ff:00.0,
 /// named in the DMAR table's scope.
 pub const IOAPIC_SOURCE_ID: u16 = 0xff00;
-/// The VT-d unit's registers, 4 KiB.
+/// The first VT-d unit's registers, 4 KiB or 8.
 pub const VTD: u64 = 0xfed9_0000;
-/// The AMD-Vi unit's registers, 16 KiB.
+/// The first AMD-Vi unit's registers, 16 KiB.
 pub const AMDVI: u64 = 0xfed8_0000;
-/// Where the AMD-Vi unit's own function is on the root bus: 00:00.2, beside the host bridge, as
-/// in real machines.
+/// From the registers of one unit to those of the next.
+pub const UNIT_STRIDE: u64 = 0x4000;
+/// Where the first AMD-Vi unit's own function is on the root bus: 00:00.2, beside the host bridge,
+/// as in real machines; those of further units follow.
 pub const AMDVI_FUNCTION: u8 = 2;
 /// The device number of the system management bus controller on the root bus, from which the
 /// I/O APIC's interrupts come if there is an AMD-Vi unit.
 pub const SMBUS_DEVICE: u8 = 0x14;
+/// The device number, on the root bus, of the root port that unit `unit` has, from 1 on.
+#[must_use]
+pub const fn root_port(unit: u8) -> u8 {
+    0x1b + unit
+}
 /// Local APIC registers.
 pub const LAPIC: u64 = 0xfee0_0000;
 /// Three pages that KVM uses on Intel hosts.

@@ -34,9 +34,12 @@ pub struct Report {
     pub groups: Vec<Vec<String>>,
     /// The PCI segment as it stood at the end.
     pub fabric: FabricState,
-    /// The remapping unit as it stood at the end, under the name of its kind.
+    /// The remapping unit of the root bus as it stood at the end, under the name of its kind.
     #[serde(flatten)]
     pub unit: Option<UnitInspection>,
+    /// Those of root ports, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub further_units: Vec<UnitInspection>,
 }
 
 impl Report {
@@ -56,6 +59,7 @@ impl Report {
             groups: machine.isolation_groups(),
             fabric: machine.fabric().inspect(),
             unit: machine.unit().map(Unit::inspect),
+            further_units: machine.units().iter().skip(1).map(Unit::inspect).collect(),
         }
     }
 

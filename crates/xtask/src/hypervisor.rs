@@ -125,7 +125,13 @@ impl Machine {
         list.pair("--memory", &self.memory);
         list.pair("--iommu", &self.iommu);
         let queues = self.queues();
-        let disk = format!("virtio-blk,path={},queues={queues}", self.disk);
+        // With several units, the disk is behind the second one's root port, all else behind the
+        // first.
+        let port = match self.iommu.contains("units=") && !self.iommu.contains("units=1") {
+            true => ",port=1",
+            false => "",
+        };
+        let disk = format!("virtio-blk,path={},queues={queues}{port}", self.disk);
         list.pair("--device", disk);
         if self.edu {
             list.pair("--device", "edu");

@@ -131,6 +131,7 @@ pub(super) struct RunArguments {
     ///   drain=on           off: enforces nothing, for benches: an invalidation waits for nobody
     ///   fault-records=8    number of fault recording registers, 1 to 256
     ///   ioapic-source=0xff00   source id of the I/O APIC's interrupts: bus, device, function
+    ///   units=1            number of such units, 1 to 4; each but the first has a root port
     ///
     /// Options of amdvi, with their defaults:
     ///   hats=6             most levels of host (v1) tables: 4, 5 or 6; or none
@@ -147,6 +148,7 @@ pub(super) struct RunArguments {
     ///   segments=8         most segments of the device table: 1, 2, 4 or 8
     ///   caches=on          whether the unit keeps translations
     ///   ivhd=40            newest type of the ACPI table's blocks: 10, 11 or 40
+    ///   units=1            number of such units, 1 to 4; each but the first has a root port
     #[arg(
         long,
         value_name = "UNIT[,OPTION=VALUE]...",
@@ -161,10 +163,12 @@ pub(super) struct RunArguments {
     ///   iommu=on           whether it sits behind the unit
     ///   readonly=off       whether the guest may not write
     ///   queues=N           number of request queues; one for each CPU if not given
+    ///   port=0             0: on the root bus; N: behind the root port of unit N, counted from 0
     ///
     /// edu, the educational device 1234:11e8, with its options and their defaults:
     ///   iommu=on           whether it sits behind the unit
     ///   dma-mask=0xfffffff the address bits that its DMA engine has
+    ///   port=0             as for virtio-blk
     #[arg(long, value_name = "DEVICE[,OPTION=VALUE]...", verbatim_doc_comment)]
     pub device: Vec<DeviceConfig>,
     /// CPU features to hide (-NAME) or to offer (+NAME), named as in /proc/cpuinfo; what cannot

@@ -36,6 +36,8 @@ pub struct AmdViOptions {
     /// `ivhd=10|11|40`: the type, in hexadecimal, of the newest block that the ACPI table has for
     /// the unit. Those of lower types are there too.
     pub block: u8,
+    /// `units=N`: how many such units there are, 1 to 4; each but the first has a root port.
+    pub units: u8,
 }
 
 impl Default for AmdViOptions {
@@ -55,6 +57,7 @@ impl Default for AmdViOptions {
             segments: 8,
             caches: true,
             block: 0x40,
+            units: 1,
         }
     }
 }
@@ -75,6 +78,7 @@ impl AmdViOptions {
         "segments",
         "caches",
         "ivhd",
+        "units",
     ];
 
     /// Whether remapped interrupts can carry 32-bit destinations. Guests do not look for that in
@@ -149,6 +153,7 @@ impl AmdViOptions {
             )? as u8,
             caches: options.switch("caches", default.caches)?,
             block,
+            units: super::parse::units(&options)?,
         })
     }
 }

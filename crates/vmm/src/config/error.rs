@@ -114,6 +114,18 @@ pub enum ConfigError {
         /// The most there can be without.
         most: u16,
     },
+    /// A device behind a root port that is not there.
+    #[error("there is no root port {port}; give --iommu …,units={} or more", port + 1)]
+    NoPort {
+        /// The port asked for.
+        port: u8,
+    },
+    /// Two devices behind one root port.
+    #[error("root port {port} has a device already; a link has one")]
+    PortTaken {
+        /// The port asked for.
+        port: u8,
+    },
     /// More devices than the bus has places.
     #[error("{given} devices are too many for one bus; give at most {most}")]
     TooManyDevices {

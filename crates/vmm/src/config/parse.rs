@@ -78,6 +78,7 @@ fn vtd(words: Vec<String>) -> Result<VtdOptions, ConfigError> {
             "drain",
             "fault-records",
             "ioapic-source",
+            "units",
         ],
     )?;
     let default = VtdOptions::default();
@@ -109,7 +110,22 @@ fn vtd(words: Vec<String>) -> Result<VtdOptions, ConfigError> {
         ioapic_source: options
             .number("ioapic-source", "a 16-bit source id", |id| id <= 0xffff)?
             .map_or(default.ioapic_source, |id| id as u16),
+        units: units(&options)?,
     })
+}
+
+/// How many units there are.
+pub(super) fn units(options: &Options) -> Result<u8, ConfigError> {
+    let most = IommuConfig::MAX_UNITS.into();
+    let units = options.number("units", "1 to 4", |n| (1..=most).contains(&n))?;
+    Ok(units.map_or(1, |n| n as u8))
+}
+
+/// Behind which root port a device is.
+fn port(options: &Options) -> Result<u8, ConfigError> {
+    let most = IommuConfig::MAX_UNITS.into();
+    let port = options.number("port", "0 to 3", |n| n < most)?;
+    Ok(port.map_or(0, |n| n as u8))
 }
 
 impl FromStr for DeviceConfig {
@@ -133,7 +149,7 @@ fn virtio_blk(words: Vec<String>) -> Result<VirtioBlkConfig, ConfigError> {
     let options = Options::new(
         "virtio-blk",
         words,
-        &["path", "iommu", "readonly", "queues"],
+        &["path", "iommu", "readonly", "queues", "port"],
     )?;
     Ok(VirtioBlkConfig {
         path: options.path("path")?,
@@ -144,11 +160,12 @@ fn virtio_blk(words: Vec<String>) -> Result<VirtioBlkConfig, ConfigError> {
                 (1..=u64::from(VirtioBlkConfig::MAX_QUEUES)).contains(&n)
             })?
             .map(|n| n as u16),
+        port: port(&options)?,
     })
 }
 
 fn edu(words: Vec<String>) -> Result<EduConfig, ConfigError> {
-    let options = Options::new("edu", words, &["iommu", "dma-mask"])?;
+    let options = Options::new("edu", words, &["iommu", "dma-mask", "port"])?;
     let default = EduConfig::default();
     Ok(EduConfig {
         iommu: options.switch("iommu", default.iommu)?,
@@ -157,6 +174,7 @@ fn edu(words: Vec<String>) -> Result<EduConfig, ConfigError> {
                 mask != 0 && mask & mask.wrapping_add(1) == 0
             })?
             .unwrap_or(default.dma_mask),
+        port: port(&options)?,
     })
 }
 

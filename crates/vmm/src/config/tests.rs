@@ -179,7 +179,7 @@ fn a_unit_is_none_or_vtd_or_amdvi_with_its_options() {
         (
             "vtd,width=48",
             Err(
-                "vtd has no option \"width\"; it has: aw, intremap, eim, caching-mode, pass-through, caches, drain, fault-records, ioapic-source",
+                "vtd has no option \"width\"; it has: aw, intremap, eim, caching-mode, pass-through, caches, drain, fault-records, ioapic-source, units",
             ),
         ),
     ] {
@@ -194,6 +194,7 @@ fn a_device_is_a_disk_or_edu() {
         iommu: true,
         read_only: false,
         queues: None,
+        port: 0,
     };
     for (text, expected) in [
         (
@@ -345,4 +346,40 @@ proptest! {
         let _ = parse::<DeviceConfig>(&text);
         let _ = parse::<FeatureChange>(&text);
     }
+}
+
+#[test]
+fn a_device_behind_a_root_port_needs_the_port_to_itself() {
+    let check = |iommu: &str, devices: &[&str]| {
+        let machine = MachineConfig {
+            iommu: iommu.parse().unwrap(),
+            devices: devices.iter().map(|text| text.parse().unwrap()).collect(),
+            ..MachineConfig::default()
+        };
+        machine.validate().map_err(|error| error.to_string())
+    };
+    for unit in ["vtd,units=3", "amdvi,units=3"] {
+        assert_eq!(check(unit, &["edu", "edu,port=1", "edu,port=2"]), Ok(()));
+    }
+    for (iommu, port) in [("amdvi", 1), ("vtd,units=2", 2), ("none", 1)] {
+        let message = format!(
+            "there is no root port {port}; give --iommu …,units={} or more",
+            port + 1
+        );
+        let devices = format!("edu,port={port}");
+        assert_eq!(check(iommu, &[&devices]), Err(message), "{iommu}");
+    }
+    assert_eq!(
+        check("vtd,units=2", &["edu,port=1", "edu,port=1"]),
+        Err("root port 1 has a device already; a link has one".to_owned())
+    );
+    assert!("vtd,units=5".parse::<IommuConfig>().is_err());
+    assert!("vtd,units=0".parse::<IommuConfig>().is_err());
+    let machine = MachineConfig {
+        iommu: "vtd,units=4".parse().unwrap(),
+        ..MachineConfig::default()
+    };
+    // Root ports take device numbers.
+    let numbers: Vec<u8> = machine.device_numbers().collect();
+    assert_eq!(numbers, (1..=0x1b).chain([0x1f]).collect::<Vec<u8>>());
 }

@@ -115,6 +115,7 @@ fn machine_config(iommu: IommuConfig) -> Result<MachineConfig, DemoError> {
         devices: vec![DeviceConfig::Edu(EduConfig {
             iommu: true,
             dma_mask: (1 << 48) - 1,
+            port: 0,
         })],
         ..MachineConfig::default()
     })

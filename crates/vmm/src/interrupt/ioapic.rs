@@ -37,7 +37,7 @@ pub trait PinSink: Send + Sync {
 
 impl PinSink for MsiRouter {
     fn raise(&self, requester: RequesterId, message: MsiMessage) -> Option<Interrupt> {
-        self.raise(requester, message)
+        self.raise(0, requester, message)
     }
 
     fn follow(&self, pin: usize, source: Option<(RequesterId, MsiMessage)>) {

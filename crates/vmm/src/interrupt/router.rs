@@ -13,7 +13,7 @@ use vm_iommu_spec::{Fault, Interrupt, MsiMessage, RequesterId};
 use vm_iommu_dma::unit::UnitInterrupts;
 
 use super::LocalApics;
-use super::table::{Source, Table};
+use super::table::{Source, Table, remapper};
 use super::vector::Vector;
 use crate::kvm::{IOAPIC_PINS, KvmError, Vm};
 
@@ -47,7 +47,7 @@ pub(super) struct Counters {
 pub struct MsiRouter {
     vm: Arc<Vm>,
     apics: Arc<LocalApics>,
-    remapper: OnceLock<Arc<dyn InterruptRemapper>>,
+    remappers: OnceLock<Vec<Arc<dyn InterruptRemapper>>>,
     table: Mutex<Table>,
     /// Shared by whoever remaps an interrupt and has not yet delivered it; taken alone to wait
     /// for them. Nothing that a remapper does in `remap` waits for `refresh`.
@@ -65,7 +65,7 @@ impl MsiRouter {
             table: Mutex::new(Table::new(&vm)),
             vm,
             apics,
-            remapper: OnceLock::new(),
+            remappers: OnceLock::new(),
             in_flight: RwLock::default(),
             counters: Counters::default(),
         });
@@ -74,22 +74,34 @@ impl MsiRouter {
         Ok(router)
     }
 
-    /// Passes everything through `remapper` from now on. Only the first call counts.
-    pub fn set_remapper(self: &Arc<Self>, remapper: Arc<dyn InterruptRemapper>) {
+    /// Passes what comes from behind a unit through its remapper from now on, each in the place of
+    /// its unit's number. Only the first call counts.
+    pub fn set_remappers(self: &Arc<Self>, remappers: Vec<Arc<dyn InterruptRemapper>>) {
         let sink: Arc<dyn RouteSink> = Arc::clone(self) as Arc<dyn RouteSink>;
-        remapper.watch(Arc::downgrade(&sink));
-        if self.remapper.set(remapper).is_err() {
+        for remapper in &remappers {
+            remapper.watch(Arc::downgrade(&sink));
+        }
+        if self.remappers.set(remappers).is_err() {
             log::warn!("interrupt remapping was set up twice");
         }
         self.refresh();
     }
 
-    /// What the message of a requester becomes, now that it was raised.
+    fn remappers(&self) -> &[Arc<dyn InterruptRemapper>] {
+        self.remappers.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// What the message of a requester behind `unit` becomes, now that it was raised.
     ///
     /// # Errors
     /// The fault, once recorded.
-    pub fn remap(&self, requester: RequesterId, message: MsiMessage) -> Result<Interrupt, Fault> {
-        let outcome = match self.remapper.get() {
+    pub fn remap(
+        &self,
+        unit: usize,
+        requester: RequesterId,
+        message: MsiMessage,
+    ) -> Result<Interrupt, Fault> {
+        let outcome = match remapper(self.remappers(), Some(unit)) {
             Some(remapper) => remapper.remap(requester, message),
             None => Ok(Interrupt::from_compatibility(message)),
         };
@@ -104,32 +116,38 @@ impl MsiRouter {
         self.apics.deliver(interrupt);
     }
 
-    /// Raises one interrupt of a requester: remaps and delivers it. What the processors got;
-    /// the unit logs and records what it refuses.
-    pub fn raise(&self, requester: RequesterId, message: MsiMessage) -> Option<Interrupt> {
+    /// Raises one interrupt of a requester behind `unit`: remaps and delivers it. What the
+    /// processors got; the unit logs and records what it refuses.
+    pub fn raise(
+        &self,
+        unit: usize,
+        requester: RequesterId,
+        message: MsiMessage,
+    ) -> Option<Interrupt> {
         let _in_flight = self.in_flight.read();
-        let interrupt = self.remap(requester, message).ok()?;
+        let interrupt = self.remap(unit, requester, message).ok()?;
         self.deliver(interrupt);
         Some(interrupt)
     }
 
     pub(super) fn raise_source(&self, source: Source) {
-        if source.remapped {
-            self.raise(source.requester, source.message);
-        } else {
-            self.deliver(Interrupt::from_compatibility(source.message));
+        match source.unit {
+            Some(unit) => {
+                self.raise(unit, source.requester, source.message);
+            }
+            None => self.deliver(Interrupt::from_compatibility(source.message)),
         }
     }
 
     /// Sets what an I/O APIC pin would raise, or that it raises nothing, so that KVM tells the end
-    /// of its interrupt.
+    /// of its interrupt. The I/O APIC is behind the first unit.
     pub fn set_pin(&self, pin: usize, source: Option<(RequesterId, MsiMessage)>) {
         debug_assert!(pin < IOAPIC_PINS);
         let mut table = self.table();
         let source = source.map(|(requester, message)| Source {
             requester,
             message,
-            remapped: true,
+            unit: Some(0),
         });
         table.set_source(pin as u32, source);
         self.update(&mut table, pin as u32);
@@ -160,8 +178,7 @@ impl MsiRouter {
 
     /// Resolves the source of `gsi` and has KVM know.
     pub(super) fn update(&self, table: &mut Table, gsi: u32) {
-        let remapper = self.remapper.get().map(AsRef::as_ref);
-        if table.resolve(gsi, remapper) {
+        if table.resolve(gsi, self.remappers()) {
             table.commit(self.vm.fd());
         }
     }
@@ -170,8 +187,7 @@ impl MsiRouter {
 impl RouteSink for MsiRouter {
     fn refresh(&self) {
         let mut table = self.table();
-        let remapper = self.remapper.get().map(AsRef::as_ref);
-        if table.resolve_all(remapper) {
+        if table.resolve_all(self.remappers()) {
             table.commit(self.vm.fd());
         }
         drop(table);
@@ -184,25 +200,21 @@ impl RouteSink for MsiRouter {
 #[derive(Clone)]
 pub struct Messages {
     router: Arc<MsiRouter>,
-    remapped: bool,
+    unit: Option<usize>,
 }
 
 impl Messages {
-    /// The way of functions behind the unit: what they send is remapped.
-    pub fn remapped(router: Arc<MsiRouter>) -> Self {
+    /// The way of functions behind the unit of a number: what they send is remapped by it.
+    pub fn remapped(router: Arc<MsiRouter>, unit: usize) -> Self {
         Self {
             router,
-            remapped: true,
+            unit: Some(unit),
         }
     }
 
-    /// The way of functions that the unit does not serve: what they send is in compatibility
-    /// format.
+    /// The way of functions that no unit serves: what they send is in compatibility format.
     pub fn direct(router: Arc<MsiRouter>) -> Self {
-        Self {
-            router,
-            remapped: false,
-        }
+        Self { router, unit: None }
     }
 }
 
@@ -211,11 +223,11 @@ impl MsiSink for Messages {
         self.router.raise_source(Source {
             requester,
             message,
-            remapped: self.remapped,
+            unit: self.unit,
         });
     }
 
     fn vector(&self) -> Box<dyn MsiVector> {
-        Box::new(Vector::new(Arc::clone(&self.router), self.remapped))
+        Box::new(Vector::new(Arc::clone(&self.router), self.unit))
     }
 }

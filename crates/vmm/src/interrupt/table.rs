@@ -18,8 +18,19 @@ use crate::throttle::Throttle;
 pub(super) struct Source {
     pub(super) requester: RequesterId,
     pub(super) message: MsiMessage,
-    /// Whether the unit remaps it.
-    pub(super) remapped: bool,
+    /// The unit that remaps it, if one does.
+    pub(super) unit: Option<usize>,
+}
+
+/// The remappers of all units, by number.
+pub(super) type Remappers = [Arc<dyn InterruptRemapper>];
+
+/// The one that remaps what comes from behind `unit`.
+pub(super) fn remapper(
+    remappers: &Remappers,
+    unit: Option<usize>,
+) -> Option<&Arc<dyn InterruptRemapper>> {
+    remappers.get(unit?)
 }
 
 /// Whether the interrupt of a GSI takes its route in KVM. Whoever raises it holds the lock for
@@ -103,17 +114,17 @@ impl Table {
     }
 
     /// Resolves one source again; whether its route changed.
-    pub(super) fn resolve(&mut self, gsi: u32, remapper: Option<&dyn InterruptRemapper>) -> bool {
+    pub(super) fn resolve(&mut self, gsi: u32, remappers: &Remappers) -> bool {
         self.slots
             .get_mut(&gsi)
-            .is_some_and(|slot| slot.resolve(remapper))
+            .is_some_and(|slot| slot.resolve(remappers))
     }
 
     /// Resolves all sources again; whether any route changed.
-    pub(super) fn resolve_all(&mut self, remapper: Option<&dyn InterruptRemapper>) -> bool {
+    pub(super) fn resolve_all(&mut self, remappers: &Remappers) -> bool {
         let mut changed = false;
         for slot in self.slots.values_mut() {
-            changed |= slot.resolve(remapper);
+            changed |= slot.resolve(remappers);
         }
         changed
     }
@@ -146,13 +157,13 @@ impl Table {
 }
 
 impl Slot {
-    fn resolve(&mut self, remapper: Option<&dyn InterruptRemapper>) -> bool {
-        let interrupt = self.source.and_then(|source| match remapper {
-            Some(remapper) if source.remapped => {
-                remapper.resolve(source.requester, source.message).ok()
-            }
-            _ => Some(Interrupt::from_compatibility(source.message)),
-        });
+    fn resolve(&mut self, remappers: &Remappers) -> bool {
+        let interrupt = self
+            .source
+            .and_then(|source| match remapper(remappers, source.unit) {
+                Some(remapper) => remapper.resolve(source.requester, source.message).ok(),
+                None => Some(Interrupt::from_compatibility(source.message)),
+            });
         let route = interrupt.map(Interrupt::to_compatibility);
         if route == self.route {
             return false;

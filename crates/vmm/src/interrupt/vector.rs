@@ -29,17 +29,17 @@ struct State {
 /// One vector.
 pub(super) struct Vector {
     router: Arc<MsiRouter>,
-    remapped: bool,
+    unit: Option<usize>,
     /// Locked before the router's table, and by nothing that the table's lock is held over.
     state: Mutex<State>,
     routed: Routed,
 }
 
 impl Vector {
-    pub(super) fn new(router: Arc<MsiRouter>, remapped: bool) -> Self {
+    pub(super) fn new(router: Arc<MsiRouter>, unit: Option<usize>) -> Self {
         Self {
             router,
-            remapped,
+            unit,
             state: Mutex::default(),
             routed: Arc::new(RwLock::new(false)),
         }
@@ -82,7 +82,7 @@ impl MsiVector for Vector {
         let source = message.map(|(requester, message)| Source {
             requester,
             message,
-            remapped: self.remapped,
+            unit: self.unit,
         });
         if state.source == source {
             return;

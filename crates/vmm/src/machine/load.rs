@@ -1,7 +1,7 @@
 //! What firmware and boot loader do: tables, the kernel, and the boot CPU's first state.
 
 use super::devices::Served;
-use super::unit::{self, Scope};
+use super::unit::{self, Port, Scope};
 use super::{Machine, MachineError};
 use crate::acpi::{self, AcpiConfig};
 use crate::boot::{self, BOOT_MSRS};
@@ -33,20 +33,29 @@ impl Machine {
         Ok(())
     }
 
-    /// The table that tells of the unit, if there is one.
+    /// The table that tells of the units, if there are any.
     fn unit_table(&self) -> Option<Vec<u8>> {
-        let unit = self.unit.as_ref()?;
+        let ports: Vec<Port> = self
+            .ports
+            .iter()
+            .filter_map(|port| {
+                let requester = self.fabric.address(port.id)?;
+                let bus = self.fabric.bus_number(port.bus)?;
+                Some(Port { requester, bus })
+            })
+            .collect();
         let served: Option<Vec<_>> = match &self.served {
             Served::Some(ids) => {
                 let addresses = ids.iter().filter_map(|id| self.fabric.address(*id));
-                Some(addresses.collect())
+                Some(addresses.filter(|address| address.bus() == 0).collect())
             }
             Served::All | Served::Nobody => None,
         };
         let scope = Scope {
             ioapic: unit::ioapic_source(&self.config.iommu),
             served: served.as_deref(),
+            ports: &ports,
         };
-        unit.table(&self.config.iommu, self.own_function.as_ref(), &scope)
+        unit::table(&self.units, &self.config.iommu, &self.own_functions, &scope)
     }
 }

@@ -35,7 +35,7 @@ use crate::io::{
 };
 use crate::kvm::{KickSignal, Vcpu, Vm};
 use crate::layout;
-use devices::{Devices, Served, Upstreams};
+use devices::{Devices, RootPort, Served, Upstreams};
 use doorbells::Doorbells;
 
 /// A machine that is ready to run.
@@ -51,12 +51,13 @@ pub struct Machine {
     ioapic: Arc<IoApic>,
     router: Arc<MsiRouter>,
     fabric: Arc<Fabric>,
-    unit: Option<Unit>,
+    units: Vec<Unit>,
+    ports: Vec<RootPort>,
     served: Served,
-    own_function: Option<OwnFunction>,
-    /// Device threads end before the unit's worker, which they may wait for.
+    own_functions: Vec<OwnFunction>,
+    /// Device threads end before the units' workers, which they may wait for.
     _device_threads: Vec<IoThread>,
-    _worker: Option<unit::Worker>,
+    _workers: Vec<unit::Worker>,
     vm: Arc<Vm>,
 }
 
@@ -78,18 +79,20 @@ impl Machine {
         let ioapic = IoApic::new(unit::ioapic_source(&config.iommu), Arc::clone(&router) as _);
 
         let epochs = Arc::new(Epochs::default());
-        let unit = Unit::make(&config.iommu, vm.ram(), &epochs, apics)?;
-        let remapping = unit.as_ref().map(Unit::remapping);
-        if let Some(remapping) = &remapping {
-            router.set_remapper(Arc::clone(remapping) as _);
+        let units = (0..config.iommu.units())
+            .filter_map(|_| {
+                Unit::make(&config.iommu, vm.ram(), &epochs, Arc::clone(&apics)).transpose()
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let remapping: Vec<_> = units.iter().map(Unit::remapping).collect();
+        if !remapping.is_empty() {
+            router.set_remappers(remapping.iter().map(|unit| Arc::clone(unit) as _).collect());
         }
-        let upstreams = Upstreams::new(vm.ram(), &epochs, &router, remapping.as_ref());
+        let upstreams = Upstreams::new(vm.ram(), &epochs, &router, &remapping);
         let fabric = segment::make(upstreams.direct.clone(), &ioapic)?;
-        let own_function = match &unit {
-            Some(unit) => unit.add_functions(&fabric, &upstreams.direct, &upstreams.served)?,
-            None => None,
-        };
-        let Devices { served, threads } = devices::add(&fabric, &config, &upstreams)?;
+        let own_functions = unit::add_functions(&units, &fabric, &upstreams)?;
+        let ports = devices::add_ports(&fabric, &config.iommu)?;
+        let Devices { served, threads } = devices::add(&fabric, &config, &upstreams, &ports)?;
         fabric.assign()?;
         fabric.observe(Arc::new(Doorbells::new(Arc::clone(&vm))));
 
@@ -112,13 +115,14 @@ impl Machine {
         )?;
         bus.memory(layout::IOAPIC, 0x1000, Arc::clone(&ioapic) as _)?;
         segment::connect(&mut bus, &fabric)?;
-        if let Some(remapping) = &remapping {
-            let (start, len) = remapping.registers();
+        for (number, remapping) in (0..).zip(&remapping) {
+            let (first, len) = remapping.registers();
             let registers = Arc::new(unit::Registers(Arc::clone(remapping)));
-            bus.memory(start, len, registers)?;
+            bus.memory(first + number * layout::UNIT_STRIDE, len, registers)?;
         }
 
-        let worker = remapping.map(unit::Worker::start).transpose()?;
+        let workers = remapping.into_iter().map(unit::Worker::start);
+        let workers = workers.collect::<Result<Vec<_>, _>>()?;
         let mut machine = Self {
             config,
             times,
@@ -131,11 +135,12 @@ impl Machine {
             ioapic,
             router,
             fabric,
-            unit,
+            units,
+            ports,
             served,
-            own_function,
+            own_functions,
             _device_threads: threads,
-            _worker: worker,
+            _workers: workers,
             vm,
         };
         machine.load()?;
@@ -172,9 +177,14 @@ impl Machine {
         &self.fabric
     }
 
-    /// The remapping unit, if there is one.
+    /// The remapping unit of the root bus, if there is one.
     pub fn unit(&self) -> Option<&Unit> {
-        self.unit.as_ref()
+        self.units.first()
+    }
+
+    /// All remapping units: that of the root bus, then those of root ports in order.
+    pub fn units(&self) -> &[Unit] {
+        &self.units
     }
 
     /// The switch that stops the machine.
@@ -182,13 +192,13 @@ impl Machine {
         &self.stop
     }
 
-    /// The isolation groups of the functions that the unit serves, as names such as
+    /// The isolation groups of the functions that units serve, as names such as
     /// `0000:00:01.0`; none without a unit.
     pub fn isolation_groups(&self) -> Vec<Vec<String>> {
         let served = |id: &FunctionId| match &self.served {
             Served::Nobody => false,
-            Served::All => self.own_function.as_ref().is_none_or(|own| own.id != *id),
-            Served::Some(ids) => ids.contains(id),
+            Served::All => self.own_functions.iter().all(|own| own.id != *id),
+            Served::Some(ids) => ids.contains(id) || self.ports.iter().any(|port| port.id == *id),
         };
         self.fabric
             .groups(AcsBasis::Capability)

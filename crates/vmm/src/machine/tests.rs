@@ -163,6 +163,47 @@ fn the_amd_vi_unit_comes_with_its_function_and_a_southbridge() {
 }
 
 #[test]
+fn further_units_have_registers_root_ports_and_functions_of_their_own() {
+    let devices = ["edu".to_owned(), "edu,port=2".to_owned()];
+    for (iommu, base) in [
+        ("vtd,units=3", layout::VTD),
+        ("amdvi,units=3", layout::AMDVI),
+    ] {
+        let Some(machine) = machine(iommu, &devices) else {
+            return;
+        };
+        assert_eq!(machine.units().len(), 3);
+        for unit in 0..3 {
+            let first = base + unit * layout::UNIT_STRIDE;
+            let inspected = match &machine.units()[unit as usize] {
+                Unit::Vtd(unit) => unit.config().capability().into_bits(),
+                Unit::AmdVi(unit) => unit.config().extended_feature().into_bits(),
+            };
+            let offset = if base == layout::VTD { 8 } else { 0x30 };
+            assert_eq!(read(&machine, first + offset), inspected as u32, "{iommu}");
+            if base == layout::AMDVI {
+                let function = layout::ECAM.start() + ((2 + unit) << 12);
+                let capability = u64::from(read(&machine, function + 0x34) as u8);
+                let said = read(&machine, function + capability + 4);
+                assert_eq!(said, first as u32 | 1);
+            }
+        }
+        // What is behind a port is on a bus of its own.
+        let port = config(layout::root_port(2).into(), 0x18);
+        let bus = u64::from(read(&machine, port) >> 8 & 0xff);
+        assert!(bus > 0);
+        let behind = layout::ECAM.start() + (bus << 20);
+        assert_eq!(read(&machine, behind), 0x11e8_1234);
+        let groups = machine.isolation_groups().concat();
+        assert!(
+            groups.contains(&format!("0000:{bus:02x}:00.0")),
+            "{groups:?}"
+        );
+        assert!(groups.contains(&"0000:00:1d.0".to_owned()), "{groups:?}");
+    }
+}
+
+#[test]
 fn groups_are_those_of_the_functions_behind_the_unit() {
     let (_file, option) = disk();
     let beside = format!("{option},iommu=off");

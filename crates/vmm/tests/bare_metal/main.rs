@@ -147,7 +147,7 @@ fn a_vectors_event_reaches_the_processor_through_its_route() {
     let Some((machine, screen)) = machine(1, Protocol::Linux64, payload) else {
         return;
     };
-    let vector = Messages::remapped(Arc::clone(machine.router())).vector();
+    let vector = Messages::remapped(Arc::clone(machine.router()), 0).vector();
     let message = MsiMessage {
         address: 0xfee0_0000,
         data: 0x40,

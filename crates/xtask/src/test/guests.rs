@@ -26,7 +26,7 @@ pub const GUESTS: &[(&str, u32, &str)] = &[
     ("6.1", 4, "vtd"),
     ("7", 1, "vtd"),
     ("7", 4, "vtd"),
-    ("6.1", 2, "amdvi"),
+    ("6.1", 2, "amdvi,units=2"),
     ("7", 2, "amdvi"),
 ];
 /// The units that the demo is run with.

@@ -80,7 +80,7 @@ fn router() -> Option<Arc<MsiRouter>> {
 fn remapped() -> Option<(Arc<MsiRouter>, Arc<Remapper>)> {
     let router = router()?;
     let remapper = Arc::new(Remapper::default());
-    router.set_remapper(Arc::clone(&remapper) as _);
+    router.set_remappers(vec![Arc::clone(&remapper) as _]);
     Some((router, remapper))
 }
 
@@ -95,7 +95,7 @@ fn interrupt(destination: u32, vector: u8) -> Interrupt {
 #[test]
 fn without_a_unit_a_vector_has_a_route_while_it_is_configured() {
     let Some(router) = router() else { return };
-    let vector = Messages::remapped(Arc::clone(&router)).vector();
+    let vector = Messages::remapped(Arc::clone(&router), 0).vector();
     vector.signal();
     assert_eq!(router.counters().routes, 0);
     vector.configure(Some((FUNCTION, MESSAGE)));
@@ -113,7 +113,7 @@ fn what_does_not_resolve_is_remapped_and_recorded_at_each_event() {
     let Some((router, remapper)) = remapped() else {
         return;
     };
-    let vector = Messages::remapped(Arc::clone(&router)).vector();
+    let vector = Messages::remapped(Arc::clone(&router), 0).vector();
     vector.configure(Some((FUNCTION, MESSAGE)));
     assert_eq!(remapper.recorded.load(Ordering::Relaxed), 0);
     vector.signal();
@@ -140,7 +140,7 @@ fn an_invalidation_sets_all_routes_in_one_call_and_none_if_nothing_changed() {
     let Some((router, remapper)) = remapped() else {
         return;
     };
-    let sink = Messages::remapped(Arc::clone(&router));
+    let sink = Messages::remapped(Arc::clone(&router), 0);
     let vectors: Vec<_> = (0..16).map(|_| sink.vector()).collect();
     for vector in &vectors {
         vector.configure(Some((FUNCTION, MESSAGE)));
@@ -156,7 +156,7 @@ fn an_invalidation_sets_all_routes_in_one_call_and_none_if_nothing_changed() {
 #[test]
 fn a_dropped_vector_gives_its_route_and_its_gsi_back() {
     let Some(router) = router() else { return };
-    let sink = Messages::remapped(Arc::clone(&router));
+    let sink = Messages::remapped(Arc::clone(&router), 0);
     for _ in 0..50 {
         let vector = sink.vector();
         vector.configure(Some((FUNCTION, MESSAGE)));
@@ -189,7 +189,7 @@ fn vectors_that_race_with_invalidations_lose_no_interrupt() {
     let Some((router, remapper)) = remapped() else {
         return;
     };
-    let vector = Messages::remapped(Arc::clone(&router)).vector();
+    let vector = Messages::remapped(Arc::clone(&router), 0).vector();
     vector.configure(Some((FUNCTION, MESSAGE)));
     std::thread::scope(|scope| {
         scope.spawn(|| (0..SIGNALS).for_each(|_| vector.signal()));

@@ -12,9 +12,6 @@ use crate::config::AmdViOptions;
 use crate::layout;
 use crate::machine::MachineError;
 
-/// The registers' place.
-const REGISTERS: PhysAddr = PhysAddr(layout::AMDVI);
-
 /// The unit that `options` describe.
 pub(super) fn make(
     options: &AmdViOptions,
@@ -61,43 +58,68 @@ pub(super) fn make(
 /// The unit's own function.
 pub(super) fn function(
     unit: &Arc<AmdVi>,
+    registers: u64,
     upstream: Upstream,
 ) -> Result<Arc<AmdViFunction>, MachineError> {
-    AmdViFunction::new(unit, REGISTERS, upstream)
+    AmdViFunction::new(unit, PhysAddr(registers), upstream)
         .map_err(|error| vm_iommu_pci::AddError::from(error).into())
 }
 
-/// The IVRS table, with blocks up to `options` say; `capability` is where the unit's function has
-/// its capability block.
+/// The IVRS table, with blocks up to `options` say, of units that are all as `unit`;
+/// `capabilities` is where the function of each has its capability block.
 pub(super) fn table(
     unit: &AmdVi,
     options: &AmdViOptions,
-    capability: u16,
+    capabilities: &[u16],
     scope: &Scope<'_>,
 ) -> Vec<u8> {
     let config = unit.config();
-    let function = RequesterId::from_devfn(config.segment, 0, layout::AMDVI_FUNCTION);
-    let mut block = Ivhd::new(config, function, capability, REGISTERS);
-    block.entries = match scope.served {
-        None => vec![DeviceEntry::All(DteSetting::default())],
+    let block = |number: u8, entries| {
+        let place = layout::AMDVI_FUNCTION + number;
+        let function = RequesterId::from_devfn(config.segment, 0, place);
+        let registers = PhysAddr(layout::AMDVI + u64::from(number) * layout::UNIT_STRIDE);
+        let capability = capabilities.get(usize::from(number));
+        let mut block = Ivhd::new(
+            config,
+            function,
+            capability.copied().unwrap_or_default(),
+            registers,
+        );
+        block.entries = entries;
+        block
+    };
+    let setting = DteSetting::default();
+    let bus = |bus: u8| {
+        let first = u16::from(bus) << 8;
+        DeviceEntry::Range(first, first | 0xff, setting)
+    };
+    let mut entries = match scope.served {
+        None if scope.ports.is_empty() => vec![DeviceEntry::All(setting)],
+        None => vec![bus(0)],
         Some(served) => served
             .iter()
-            .map(|requester| DeviceEntry::Select(requester.source_id(), DteSetting::default()))
+            .chain(scope.ports.iter().map(|port| &port.requester))
+            .map(|requester| DeviceEntry::Select(requester.source_id(), setting))
             .collect(),
     };
-    block.entries.push(DeviceEntry::IoApic {
+    entries.push(DeviceEntry::IoApic {
         id: layout::IOAPIC_ID,
         source: scope.ioapic.source_id(),
         setting: DteSetting::ALL_PASS,
     });
-    let blocks = [BlockKind::Basic, BlockKind::Extended, BlockKind::AcpiHid];
+    let behind_ports = (1..).zip(scope.ports);
+    let behind_ports = behind_ports.map(|(number, port)| block(number, vec![bus(port.bus)]));
+    let kinds = [BlockKind::Basic, BlockKind::Extended, BlockKind::AcpiHid];
     Ivrs {
         physical_address_width: config.physical_address_width,
-        blocks: blocks
+        blocks: kinds
             .into_iter()
             .filter(|kind| *kind as u8 <= options.block)
             .collect(),
-        units: vec![block],
+        units: [block(0, entries)]
+            .into_iter()
+            .chain(behind_ports)
+            .collect(),
         ..Ivrs::default()
     }
     .to_bytes()

@@ -11,12 +11,13 @@ use serde::Serialize;
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 use vm_iommu_amdvi::{AmdVi, AmdViFunction};
-use vm_iommu_dma::{DmaRemapper, Epochs, GuestRam, InterruptRemapper, Upstream};
+use vm_iommu_dma::{DmaRemapper, Epochs, GuestRam, InterruptRemapper};
 use vm_iommu_pci::{BusId, DevFn, Fabric, FunctionId};
 use vm_iommu_spec::RequesterId;
 use vm_iommu_vtd::Vtd;
 
 use super::MachineError;
+use super::devices::Upstreams;
 use super::smbus::SmBus;
 use crate::config::IommuConfig;
 use crate::interrupt::LocalApics;
@@ -49,12 +50,22 @@ pub enum UnitInspection {
     AmdVi(Box<vm_iommu_amdvi::Inspection>),
 }
 
-/// Whom a unit's ACPI table names.
+/// Whom the units' ACPI table names.
 pub(super) struct Scope<'a> {
     /// Where the I/O APIC's interrupts come from.
     pub(super) ioapic: RequesterId,
-    /// The functions behind the unit, or `None` if all are.
+    /// The functions of the root bus behind the first unit, or `None` if all are.
     pub(super) served: Option<&'a [RequesterId]>,
+    /// The root ports of further units, in order.
+    pub(super) ports: &'a [Port],
+}
+
+/// A root port, all behind which one unit serves.
+pub(super) struct Port {
+    /// The port itself, on the root bus.
+    pub(super) requester: RequesterId,
+    /// The number of the bus behind it.
+    pub(super) bus: u8,
 }
 
 /// The PCI function of a unit that has one. No unit serves it.
@@ -68,7 +79,7 @@ pub(super) trait RemappingUnit: DmaRemapper + InterruptRemapper {
     /// Its kind, in a word.
     fn kind(&self) -> &'static str;
 
-    /// Where its registers are, and how many bytes of them.
+    /// Where the registers of the first such unit are, and how many bytes of them.
     fn registers(&self) -> (u64, u64);
 
     /// The guest reads `data.len()` bytes at `offset` of the registers.
@@ -109,47 +120,6 @@ impl Unit {
         }
     }
 
-    /// Adds the functions to the root bus of `fabric` that come with the unit. They reach memory
-    /// and the processors past it, through `direct`, but for those that are as others behind
-    /// `served`.
-    pub(super) fn add_functions(
-        &self,
-        fabric: &Fabric,
-        direct: &Upstream,
-        served: &Upstream,
-    ) -> Result<Option<OwnFunction>, MachineError> {
-        match self {
-            Self::Vtd(_) => Ok(None),
-            Self::AmdVi(unit) => {
-                let smbus = SmBus::new(served.clone()).map_err(vm_iommu_pci::AddError::from)?;
-                let place = DevFn::from_raw(layout::SMBUS_DEVICE << 3);
-                fabric.add(BusId::ROOT, place, Arc::new(smbus))?;
-                let function = amdvi::function(unit, direct.clone())?;
-                let place = DevFn::from_raw(layout::AMDVI_FUNCTION);
-                let id = fabric.add(BusId::ROOT, place, Arc::clone(&function) as _)?;
-                Ok(Some(OwnFunction { id, function }))
-            }
-        }
-    }
-
-    /// The ACPI table that tells a guest about the unit that `config` describes, whose own
-    /// function is `own`.
-    pub(super) fn table(
-        &self,
-        config: &IommuConfig,
-        own: Option<&OwnFunction>,
-        scope: &Scope<'_>,
-    ) -> Option<Vec<u8>> {
-        match (self, config, own) {
-            (Self::Vtd(unit), ..) => Some(vtd::table(unit, scope)),
-            (Self::AmdVi(unit), IommuConfig::AmdVi(options), Some(own)) => {
-                let capability = own.function.capability_offset();
-                Some(amdvi::table(unit, options, capability, scope))
-            }
-            (Self::AmdVi(_), ..) => None,
-        }
-    }
-
     /// What a person calls its kind.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -166,6 +136,53 @@ impl Unit {
             Self::Vtd(unit) => UnitInspection::Vtd(Box::new(unit.inspect())),
             Self::AmdVi(unit) => UnitInspection::AmdVi(Box::new(unit.inspect())),
         }
+    }
+}
+
+/// Adds the functions to the root bus of `fabric` that come with units. They reach memory and the
+/// processors past these, but for those that are as others behind the first.
+pub(super) fn add_functions(
+    units: &[Unit],
+    fabric: &Fabric,
+    upstreams: &Upstreams,
+) -> Result<Vec<OwnFunction>, MachineError> {
+    let mut own = Vec::new();
+    for (number, unit) in (0..).zip(units) {
+        let Unit::AmdVi(unit) = unit else {
+            continue;
+        };
+        if let Some(served) = upstreams.served.first().filter(|_| number == 0) {
+            let smbus = SmBus::new(served.clone()).map_err(vm_iommu_pci::AddError::from)?;
+            let place = DevFn::from_raw(layout::SMBUS_DEVICE << 3);
+            fabric.add(BusId::ROOT, place, Arc::new(smbus))?;
+        }
+        let registers = layout::AMDVI + u64::from(number) * layout::UNIT_STRIDE;
+        let function = amdvi::function(unit, registers, upstreams.direct.clone())?;
+        let place = DevFn::from_raw(layout::AMDVI_FUNCTION + number);
+        let id = fabric.add(BusId::ROOT, place, Arc::clone(&function) as _)?;
+        own.push(OwnFunction { id, function });
+    }
+    Ok(own)
+}
+
+/// The ACPI table that tells a guest about the units that `config` describes, whose own functions
+/// are `own`.
+pub(super) fn table(
+    units: &[Unit],
+    config: &IommuConfig,
+    own: &[OwnFunction],
+    scope: &Scope<'_>,
+) -> Option<Vec<u8>> {
+    match (units.first()?, config) {
+        (Unit::Vtd(unit), _) => Some(vtd::table(unit, scope)),
+        (Unit::AmdVi(unit), IommuConfig::AmdVi(options)) => {
+            let capabilities: Vec<u16> = own
+                .iter()
+                .map(|own| own.function.capability_offset())
+                .collect();
+            Some(amdvi::table(unit, options, &capabilities, scope))
+        }
+        (Unit::AmdVi(_), _) => None,
     }
 }
 

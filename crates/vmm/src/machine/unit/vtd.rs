@@ -46,9 +46,17 @@ pub(super) fn make(
     )?)
 }
 
-/// The DMAR table.
+/// The DMAR table. The first of the units, which are all as `unit`, comes last: it serves what no
+/// other does.
 pub(super) fn table(unit: &Vtd, scope: &Scope<'_>) -> Vec<u8> {
     let config = unit.config();
+    let drhd = |number, include_all, scopes| Drhd {
+        registers: PhysAddr(layout::VTD + number * layout::UNIT_STRIDE),
+        register_window: config.register_window(),
+        segment: config.segment,
+        include_all,
+        scopes,
+    };
     let ioapic = DeviceScope::IoApic {
         id: layout::IOAPIC_ID,
         requester: scope.ioapic,
@@ -58,16 +66,14 @@ pub(super) fn table(unit: &Vtd, scope: &Scope<'_>) -> Vec<u8> {
         .map(|requester| DeviceScope::Endpoint(*requester))
         .chain([ioapic])
         .collect();
+    let behind_ports = (1..)
+        .zip(scope.ports)
+        .map(|(number, port)| drhd(number, false, vec![DeviceScope::Bridge(port.requester)]));
+    let root = drhd(0, scope.served.is_none(), scopes);
     Dmar {
         host_address_width: config.host_address_width,
         interrupt_remapping: config.interrupt_remapping,
-        units: vec![Drhd {
-            registers: PhysAddr(layout::VTD),
-            register_window: config.register_window(),
-            segment: config.segment,
-            include_all: scope.served.is_none(),
-            scopes,
-        }],
+        units: behind_ports.chain([root]).collect(),
         ..Dmar::default()
     }
     .to_bytes()
