@@ -40,7 +40,8 @@ pub use caller::{
 };
 pub use errno::Errno;
 pub use object::{
-    Access, AccessUser, AttachTarget, BoundDevice, Context, FaultQueue, HwPageTable, Hwpt, Ioas,
-    Mapping, PageRequest, PageResponse, PinnedPage, Respond,
+    Access, AccessUser, AttachTarget, BoundDevice, Context, FaultQueue, HardwareQueue, HwPageTable,
+    Hwpt, Ioas, Mapping, PageFaults, PageRequest, PageRequests, PageResponse, PinnedPage, Respond,
+    VirtualDevice, VirtualEvent, VirtualEvents, VirtualIommu,
 };
 pub use system::{System, SystemConfig};

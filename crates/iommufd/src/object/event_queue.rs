@@ -16,6 +16,15 @@ use crate::uapi::Plain;
 /// The most events that a queue may hold.
 const MAX_DEPTH: u32 = 1 << 19;
 
+/// An event of a vIOMMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualEvent {
+    /// Its number in the queue; a gap tells how many were lost.
+    pub sequence: u32,
+    /// The event in the format of its type; none if it, and perhaps others before, was lost.
+    pub data: Option<Vec<u8>>,
+}
+
 /// A queue of events of one type (Linux `IOMMUFD_OBJ_VEVENTQ`). When it is full, the user learns
 /// that events were lost, and how many by the sequence.
 pub struct EventQueue {
@@ -69,6 +78,21 @@ impl EventQueue {
             .clone();
         if let Some(waker) = waker {
             waker();
+        }
+    }
+
+    /// Takes the oldest event; or, once all were taken, the word that events were lost after them.
+    pub(super) fn take(&self) -> Option<VirtualEvent> {
+        let mut state = self.lock();
+        match state.events.pop_front() {
+            Some((sequence, data)) => Some(VirtualEvent {
+                sequence,
+                data: Some(data),
+            }),
+            None => state.lost.take().map(|sequence| VirtualEvent {
+                sequence,
+                data: None,
+            }),
         }
     }
 
@@ -154,7 +178,7 @@ impl Context {
         viommu: u32,
         kind: u32,
         depth: u32,
-    ) -> Result<(u32, Arc<dyn ContextFile>), Errno> {
+    ) -> Result<(u32, Arc<EventFile>), Errno> {
         if depth == 0 || depth > MAX_DEPTH {
             return Err(Errno::EINVAL);
         }
@@ -213,9 +237,9 @@ impl Context {
 
 /// The file of a queue of events.
 pub(crate) struct EventFile {
-    context: Arc<Context>,
-    id: u32,
-    queue: Arc<EventQueue>,
+    pub(super) context: Arc<Context>,
+    pub(super) id: u32,
+    pub(super) queue: Arc<EventQueue>,
 }
 
 impl ContextFile for EventFile {

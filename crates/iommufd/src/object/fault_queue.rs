@@ -31,6 +31,17 @@ pub struct PageRequest {
     pub last: bool,
 }
 
+/// A group of requests that waits for an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRequests {
+    /// Names the group when it is answered.
+    pub cookie: u32,
+    /// Who asks.
+    pub device: RequesterId,
+    /// The pages, at least one.
+    pub requests: Vec<PageRequest>,
+}
+
 /// The answer to a group of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageResponse {
@@ -126,6 +137,27 @@ impl FaultQueue {
         }
     }
 
+    /// Takes the oldest group of requests that was not taken yet.
+    pub(super) fn take(&self) -> Option<PageRequests> {
+        let mut state = self.lock();
+        let cookie = state.next_cookie();
+        let group = state.deliver.pop_front()?;
+        let requests = PageRequests {
+            cookie,
+            device: group.requester,
+            requests: group.requests.clone(),
+        };
+        state.open.insert(cookie, group);
+        Some(requests)
+    }
+
+    /// Answers a group of requests that was taken.
+    pub(super) fn answer(&self, cookie: u32, response: PageResponse) -> Result<(), Errno> {
+        let group = self.lock().open.remove(&cookie).ok_or(Errno::EINVAL)?;
+        (group.respond)(response);
+        Ok(())
+    }
+
     /// Reads groups of requests as long as they fit.
     fn read(&self, caller: &dyn Caller, address: u64, length: u64) -> Result<u64, Errno> {
         let size = size_of::<iommu_hwpt_pgfault>() as u64;
@@ -201,13 +233,7 @@ impl FaultQueue {
             }
             _ => return Err(Errno::EINVAL),
         };
-        let group = self
-            .lock()
-            .open
-            .remove(&answer.cookie)
-            .ok_or(Errno::EINVAL)?;
-        (group.respond)(response);
-        Ok(())
+        self.answer(answer.cookie, response)
     }
 }
 
@@ -257,9 +283,7 @@ impl fmt::Debug for FaultQueue {
 
 impl Context {
     /// Makes a fault queue; yields its number, which is not published, and its file.
-    pub(crate) fn create_fault_queue(
-        self: &Arc<Self>,
-    ) -> Result<(u32, Arc<dyn ContextFile>), Errno> {
+    pub(crate) fn create_fault_queue(self: &Arc<Self>) -> Result<(u32, Arc<FaultFile>), Errno> {
         let queue = Arc::new(FaultQueue::default());
         let mut state = self.lock();
         let id = state.objects.insert(Object::Fault(Arc::clone(&queue)))?;
@@ -327,9 +351,9 @@ impl Context {
 
 /// The file of a fault queue.
 pub(crate) struct FaultFile {
-    context: Arc<Context>,
-    id: u32,
-    queue: Arc<FaultQueue>,
+    pub(super) context: Arc<Context>,
+    pub(super) id: u32,
+    pub(super) queue: Arc<FaultQueue>,
 }
 
 impl ContextFile for FaultFile {

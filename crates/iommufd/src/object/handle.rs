@@ -6,7 +6,8 @@ use std::sync::Arc;
 use vm_iommu_driver::iommu::PagingOptions;
 use vm_iommu_spec::{Access, Iova};
 
-use super::{BoundDevice, Context, HwptRequest, MapRequest};
+use super::{BoundDevice, Context, HwptRequest, MapRequest, PageFaults};
+use crate::ioas::BitmapRequest;
 use crate::{Caller, Errno};
 
 /// An address space of a context (IOAS). It stays when this is dropped, as long as the context.
@@ -20,8 +21,8 @@ pub struct Ioas {
 /// context.
 #[derive(Clone, Debug)]
 pub struct HwPageTable {
-    context: Arc<Context>,
-    id: u32,
+    pub(super) context: Arc<Context>,
+    pub(super) id: u32,
 }
 
 /// What a device can be attached to: an [`Ioas`], a [`HwPageTable`], or either by its number.
@@ -167,7 +168,7 @@ impl Ioas {
             .collect())
     }
 
-    /// Makes a table for a device that shows this address space.
+    /// Makes a table for a device that shows this address space; page requests go to `faults`.
     ///
     /// # Errors
     /// [`Errno::EOPNOTSUPP`] for an option that the unit lacks, [`EADDRINUSE`](Errno::EADDRINUSE)
@@ -177,12 +178,16 @@ impl Ioas {
         &self,
         device: &BoundDevice,
         options: PagingOptions,
+        faults: Option<&PageFaults>,
     ) -> Result<HwPageTable, Errno> {
+        if faults.is_some_and(|faults| !faults.is_of(&self.context)) {
+            return Err(Errno::EINVAL);
+        }
         let id = self.context.create_hwpt(&HwptRequest {
             device: device.id(),
             on: self.id,
             options,
-            fault: None,
+            fault: faults.map(PageFaults::id),
             data: &|| Ok(None),
             has_data: false,
         })?;
@@ -230,6 +235,38 @@ impl HwPageTable {
     /// [`Errno::EOPNOTSUPP`] unless it was made for it.
     pub fn set_dirty_tracking(&self, enable: bool) -> Result<(), Errno> {
         self.context.set_dirty_tracking(self.id, enable)
+    }
+
+    /// Calls `dirty` with the first address of each `page_size` bytes of a range that were written
+    /// since tracking began or the last call; they are forgotten if `clear`.
+    ///
+    /// # Errors
+    /// [`Errno::EOPNOTSUPP`] unless it was made for it, [`EINVAL`](Errno::EINVAL) for a range that
+    /// is not of whole pages of that size or not mapped.
+    pub fn dirty(
+        &self,
+        range: RangeInclusive<Iova>,
+        page_size: u64,
+        clear: bool,
+        mut dirty: impl FnMut(Iova),
+    ) -> Result<(), Errno> {
+        let iova = range.start().0;
+        let length = range.end().0.wrapping_sub(iova).wrapping_add(1);
+        let request = BitmapRequest {
+            iova,
+            length,
+            page_size,
+            clear,
+        };
+        self.context
+            .dirty_bitmap(self.id, request, &mut |first, bits| {
+                for bit in (0..bits.len() as u64 * 8)
+                    .filter(|bit| bits[(bit / 8) as usize] >> (bit % 8) & 1 != 0)
+                {
+                    dirty(Iova(iova + (first + bit) * page_size));
+                }
+                Ok(())
+            })
     }
 
     /// Destroys it.

@@ -38,7 +38,7 @@ fn a_groups_devices_share_a_table_and_a_context() {
         "bound already"
     );
     let second = bench.context.bind(&other).unwrap();
-    let table = ioas.table(&first, PagingOptions::default()).unwrap();
+    let table = ioas.table(&first, PagingOptions::default(), None).unwrap();
     assert_eq!(first.attach(None, &table), Ok(table.id()));
     let automatic = second.attach(None, &ioas);
     assert_eq!(

@@ -2,6 +2,7 @@
 
 mod api;
 mod devices;
+mod machines;
 mod mappings;
 mod queues;
 mod structures;
