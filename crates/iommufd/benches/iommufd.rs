@@ -165,6 +165,7 @@ impl Bench {
         });
         let context = System::new(SystemConfig {
             frames: PhysAddr(1 << 32)..PhysAddr(1 << 38),
+            ..SystemConfig::default()
         })
         .open();
         let devices = (0..2).map(|number| {

@@ -25,6 +25,7 @@ mod caller;
 mod counts;
 mod errno;
 mod ioas;
+mod limit;
 pub mod memory;
 mod object;
 pub mod ownership;

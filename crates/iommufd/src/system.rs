@@ -15,6 +15,12 @@ use crate::{Context, ProcessId};
 pub struct SystemConfig {
     /// Physical addresses for the memory of programs, where units have no other memory.
     pub frames: Range<PhysAddr>,
+    /// The most objects that a context can have at once; then it gets `ENOMEM`. What one takes of
+    /// memory is some hundred bytes, or as much as its depth for a queue of events.
+    pub objects: u32,
+    /// The most contiguous mappings that a context can have in all its address spaces; then it gets
+    /// `ENOMEM`. What one takes of memory is some hundred bytes.
+    pub areas: u64,
 }
 
 impl Default for SystemConfig {
@@ -22,6 +28,8 @@ impl Default for SystemConfig {
     fn default() -> Self {
         Self {
             frames: PhysAddr(1 << 40)..PhysAddr(1 << 46),
+            objects: 1 << 16,
+            areas: 1 << 20,
         }
     }
 }
@@ -29,6 +37,7 @@ impl Default for SystemConfig {
 /// What all contexts share: pinned memory, and the accounts of it.
 #[derive(Debug)]
 pub struct System {
+    config: SystemConfig,
     frames: Frames,
     ledger: Ledger,
     next: AtomicU64,
@@ -40,7 +49,8 @@ impl System {
     /// A system without contexts.
     pub fn new(config: SystemConfig) -> Arc<Self> {
         Arc::new(Self {
-            frames: Frames::new(config.frames),
+            frames: Frames::new(config.frames.clone()),
+            config,
             ledger: Ledger::default(),
             next: AtomicU64::new(1),
             #[cfg(feature = "selftest")]
@@ -61,6 +71,10 @@ impl System {
     /// The physical addresses of pinned memory.
     pub fn frames(&self) -> &Frames {
         &self.frames
+    }
+
+    pub(crate) fn config(&self) -> &SystemConfig {
+        &self.config
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {

@@ -69,6 +69,7 @@ impl Bed {
         let unit = Vtd::new(config, ram.clone(), Arc::clone(&epochs), Arc::new(())).unwrap();
         let system = System::new(SystemConfig {
             frames: PhysAddr(1 << 32)..PhysAddr(1 << 38),
+            ..SystemConfig::default()
         });
         let port = DmaPort::new(Upstream {
             output: Arc::new(FrameSpace::new(Arc::clone(&system))),
@@ -222,6 +223,7 @@ impl AccessUser for Silent {
 fn what_nobody_pins_any_more_is_not_reached_even_where_nothing_translates() {
     let system = System::new(SystemConfig {
         frames: PhysAddr(1 << 32)..PhysAddr(1 << 38),
+        ..SystemConfig::default()
     });
     let port = DmaPort::new(Upstream::direct(FrameSpace::new(Arc::clone(&system))));
     port.set_bus_master(true);
@@ -242,4 +244,16 @@ fn what_nobody_pins_any_more_is_not_reached_even_where_nothing_translates() {
     let refused = handle.write(place, b"q").unwrap_err();
     assert_eq!(refused.fault.reason, FaultReason::NotMemory);
     assert_eq!(memory.load(0), b'p');
+}
+
+#[test]
+fn a_file_that_is_no_memory_is_not_mapped() {
+    let bed = Bed::new();
+    let caller = HostProcess::this();
+    let ioas = bed.context.ioas().unwrap();
+    // A regular file to stat(2), as those of a disk are.
+    let file = File::open("/proc/self/status").unwrap();
+    let number = file.as_raw_fd();
+    let mapped = ioas.map_file(&*caller, number, 0, PAGE_SIZE, None, Access::READ);
+    assert_eq!(mapped, Err(vm_iommufd::Errno::EINVAL));
 }

@@ -10,9 +10,10 @@ use super::pages::Mode;
 use super::{Pages, Slice};
 use crate::Errno;
 use crate::caller::PAGE_SIZE;
+use crate::limit::Room;
 
 /// A slice of pages at an address (Linux `iopt_area`).
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Area {
     pub(crate) first: u64,
     pub(crate) pages: Arc<Pages>,
@@ -24,6 +25,8 @@ pub(crate) struct Area {
     pub(crate) locks: u32,
     /// It is about to be unmapped: no more pages are given out.
     pub(crate) closing: bool,
+    /// What it takes of the context's areas.
+    pub(crate) room: Room,
 }
 
 impl Area {

@@ -64,6 +64,7 @@ impl Ioas {
                 accesses: 0,
                 locks: 0,
                 closing: false,
+                room: self.limit.take()?,
             };
             at = at.wrapping_add(slice.length);
             if access.contains(Access::WRITE) && !area.pages.writable() {

@@ -30,6 +30,7 @@ pub(crate) use unmap::Unmap;
 use crate::Errno;
 use crate::caller::PAGE_SIZE;
 use crate::counts::RangeCount;
+use crate::limit::Limit;
 use crate::ownership::SpaceId;
 
 /// Whose a reserved range is.
@@ -62,12 +63,15 @@ pub(crate) struct Ioas {
     accesses: BTreeMap<u32, u64>,
     alignment: u64,
     large_pages: bool,
+    /// The areas that the context may have.
+    limit: Arc<Limit>,
 }
 
 impl Ioas {
-    pub(crate) fn new(space: SpaceId) -> Self {
+    pub(crate) fn new(space: SpaceId, limit: Arc<Limit>) -> Self {
         let mut ioas = Self {
             space,
+            limit,
             areas: BTreeMap::new(),
             allowed: BTreeMap::new(),
             reserved: RangeCount::default(),

@@ -1,6 +1,7 @@
 //! Unmapping and splitting.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use super::{Area, Ioas, Slice};
 use crate::Errno;
@@ -67,7 +68,8 @@ impl Ioas {
     /// Splits the area around `iova`, if there is one, so that it ends there.
     ///
     /// # Errors
-    /// [`Errno::EBUSY`] while it is being unmapped, [`EOPNOTSUPP`](Errno::EOPNOTSUPP) for exported
+    /// [`Errno::ENOMEM`] if the context has too many areas, [`EBUSY`](Errno::EBUSY) while it is being
+    /// unmapped, [`EOPNOTSUPP`](Errno::EOPNOTSUPP) for exported
     /// memory, [`EINVAL`](Errno::EINVAL) if the place is not aligned, pages are in use by an access
     /// or large pages may be mapped.
     pub(crate) fn split(&mut self, iova: u64) -> Result<(), Errno> {
@@ -97,8 +99,13 @@ impl Ioas {
         };
         let right = Area {
             first: iova + 1,
+            pages: Arc::clone(&area.pages),
             slice: rest,
-            ..area.clone()
+            access: area.access,
+            accesses: 0,
+            locks: area.locks,
+            closing: false,
+            room: area.room.another()?,
         };
         let first = area.first;
         if let Some(left) = self.areas.get_mut(&first) {

@@ -48,6 +48,14 @@ impl FileBacking {
         })
     }
 
+    /// Whether it is memory alone: a memfd, or a file of tmpfs or hugetlbfs.
+    pub(crate) fn is_memory(&self) -> bool {
+        const TMPFS: u64 = 0x0102_1994;
+        const HUGETLBFS: u64 = 0x9584_58f6;
+        let system = rustix::fs::fstatfs(&self.file);
+        system.is_ok_and(|system| [TMPFS, HUGETLBFS].contains(&(system.f_type as u64)))
+    }
+
     /// The file as it was long when it was first asked for, mapped.
     fn window(&self) -> Option<&Window> {
         let make = || {

@@ -8,6 +8,7 @@ use vm_iommu_spec::RequesterId;
 
 use super::shared_pages::Regions;
 use super::{Hwpt, Objects};
+use crate::limit::Limit;
 use crate::memory::Account;
 use crate::ownership::ContextId;
 use crate::{Caller, Capability, Errno, System};
@@ -24,6 +25,8 @@ pub struct Context {
 pub(crate) struct Shared {
     pub(crate) system: Arc<System>,
     pub(crate) id: ContextId,
+    /// The mappings that all address spaces may have.
+    pub(crate) areas: Arc<Limit>,
     state: Mutex<State>,
 }
 
@@ -44,10 +47,16 @@ pub(crate) struct State {
 
 impl Context {
     pub(crate) fn new(system: Arc<System>, id: ContextId) -> Arc<Self> {
+        let (objects, areas) = (system.config().objects, system.config().areas);
+        let state = State {
+            objects: Objects::new(objects),
+            ..State::default()
+        };
         let shared = Shared {
             system,
             id,
-            state: Mutex::default(),
+            areas: Limit::new(areas),
+            state: Mutex::new(state),
         };
         Arc::new(Self {
             shared: Arc::new(shared),

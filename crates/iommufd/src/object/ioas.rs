@@ -48,7 +48,8 @@ pub(crate) struct MapRequest {
 
 impl Context {
     pub(crate) fn create_ioas(&self) -> Result<u32, Errno> {
-        let ioas = Ioas::new(self.shared.system.new_space());
+        let areas = Arc::clone(&self.shared.areas);
+        let ioas = Ioas::new(self.shared.system.new_space(), areas);
         let object = IoasObject {
             ioas,
             tables: Vec::new(),
@@ -84,10 +85,17 @@ impl Context {
         let last = start.checked_add(reach).ok_or(Errno::EOVERFLOW)?;
         let page = start & !(PAGE_SIZE - 1);
         let source = match caller.file(descriptor)? {
-            CallerFile::Os(file) => Source::File {
-                backing: Arc::new(FileBacking::new(file)?),
-                start: page,
-            },
+            CallerFile::Os(file) => {
+                let backing = FileBacking::new(file)?;
+                // As the kernel: what can be mapped without the program's mapping it is memory.
+                if !backing.is_memory() {
+                    return Err(Errno::EINVAL);
+                }
+                Source::File {
+                    backing: Arc::new(backing),
+                    start: page,
+                }
+            }
             CallerFile::Ours(file) => {
                 let memory = exported(&*file).ok_or(Errno::EINVAL)?;
                 if last >= memory.length() {

@@ -47,6 +47,8 @@ pub(crate) struct Objects {
     /// Numbers up to `highest` that are free.
     free: BTreeSet<u32>,
     highest: u32,
+    /// The most objects.
+    limit: u32,
 }
 
 macro_rules! typed {
@@ -86,8 +88,22 @@ typed! {
 }
 
 impl Objects {
+    /// No objects, of which there can be `limit`.
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            limit,
+            ..Self::default()
+        }
+    }
+
     /// Adds an object that no caller can name yet.
+    ///
+    /// # Errors
+    /// [`Errno::ENOMEM`] if there are as many as there can be.
     pub(crate) fn insert(&mut self, object: Object) -> Result<u32, Errno> {
+        if self.slots.len() >= self.limit as usize {
+            return Err(Errno::ENOMEM);
+        }
         let id = match self.free.first() {
             Some(&id) => id,
             None => self.highest.checked_add(1).ok_or(Errno::ENOMEM)?,

@@ -412,3 +412,46 @@ fn a_buffer_for_ranges_that_is_too_small_tells_how_many_there_are() {
     let found = bench.call(calls::IOMMU_IOAS_IOVA_RANGES, &mut command);
     assert_eq!(found, Err(Errno::EFAULT));
 }
+
+#[test]
+fn a_context_has_so_many_areas_and_objects_and_no_more() {
+    let system = System::new(SystemConfig {
+        objects: 3,
+        areas: 4,
+        ..SystemConfig::default()
+    });
+    let bench = Bench {
+        context: system.open(),
+        system,
+        program: program(1),
+    };
+    let spaces = [(); 3].map(|()| bench.ioas());
+    let mut another = uapi::iommu_ioas_alloc {
+        size: 12,
+        ..Default::default()
+    };
+    let refused = bench.call(calls::IOMMU_IOAS_ALLOC, &mut another);
+    assert_eq!(refused, Err(Errno::ENOMEM));
+    // The areas of all address spaces count.
+    for area in 0..4 {
+        let ioas = spaces[area as usize % 2];
+        let iova = bench.map(ioas, MEMORY, PAGE, Some(area * PAGE));
+        assert_eq!(iova, Ok(area * PAGE));
+    }
+    let refused = bench.map(spaces[2], MEMORY, PAGE, None);
+    assert_eq!(refused, Err(Errno::ENOMEM));
+    // What goes makes room.
+    assert_eq!(bench.unmap(spaces[0], 0, PAGE), Ok(PAGE));
+    assert_eq!(bench.map(spaces[2], MEMORY, PAGE, Some(0)), Ok(0));
+    assert_eq!(bench.destroy(spaces[1]), Ok(0));
+    let ioas = bench.ioas();
+    assert_eq!(bench.map(ioas, MEMORY, PAGE, Some(0)), Ok(0));
+    // Another context has its own.
+    let other = Bench {
+        context: bench.system.open(),
+        system: Arc::clone(&bench.system),
+        program: program(2),
+    };
+    let ioas = other.ioas();
+    assert_eq!(other.map(ioas, MEMORY, PAGE, Some(0)), Ok(0));
+}
