@@ -67,7 +67,7 @@ impl DmaHandle {
         let pages = pages.clamp(LEAST_PAGES, MOST_PAGES);
         Self {
             slot: epochs.register(),
-            behind: remapper.map(Behind::new),
+            behind: remapper.map(|remapper| Behind::new(remapper, &port)),
             port,
             epochs,
             pasid,

@@ -1,7 +1,7 @@
 //! A function's connection to memory.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use vm_iommu_spec::{FaultReason, MsiMessage, Pasid, RequesterId};
 
@@ -45,18 +45,32 @@ pub struct DmaPort {
     /// All that an access must know, in one word: it changes as a whole.
     word: AtomicU64,
     observers: Observers,
+    /// Whether the unit's translation cache is this port's, too.
+    caches: OnceLock<bool>,
 }
 
 impl DmaPort {
     /// A port at requester 0000:00:00.0 with bus mastering disabled.
+    ///
+    /// All ports behind one unit should have the same output space. One that has another than those
+    /// that are there already is served without the unit's translation cache.
     pub fn new(upstream: Upstream) -> Arc<Self> {
         let port = Arc::new(Self {
             upstream,
             word: AtomicU64::new(NO_BUS_MASTER),
             observers: Observers::default(),
+            caches: OnceLock::new(),
         });
         port.upstream.output.attach(&port);
+        if let Some(remapper) = &port.upstream.remapper {
+            port.caches.get_or_init(|| remapper.iotlb().admit(&port));
+        }
         port
+    }
+
+    /// Whether what handles resolve may be in the unit's translation cache.
+    pub(crate) fn caches(&self) -> bool {
+        self.caches.get().copied().unwrap_or(false)
     }
 
     /// A handle for requests without PASID.

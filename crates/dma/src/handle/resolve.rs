@@ -9,7 +9,7 @@ use vm_iommu_spec::{Access, DmaRequest, Fault, Iova, PhysAddr};
 use super::piece::{Output, Piece, piece_of, piece_of_page};
 use super::{CHUNK, DmaHandle};
 use crate::iotlb::{Lookups, View};
-use crate::{DmaPort, DmaRemapper, FillToken, Iotlb, Space, Translation};
+use crate::{DmaPort, DmaRemapper, FillToken, Iotlb, IotlbConfig, Space, Translation};
 
 /// The pages that are cached for writing while writes are logged, a power of two in bytes.
 const LOGGED_SHIFT: u8 = 12;
@@ -24,8 +24,11 @@ pub(super) struct Behind {
 }
 
 impl Behind {
-    pub(super) fn new(remapper: &dyn DmaRemapper) -> Self {
-        let iotlb = Arc::clone(remapper.iotlb());
+    pub(super) fn new(remapper: &dyn DmaRemapper, port: &DmaPort) -> Self {
+        let iotlb = match port.caches() {
+            true => Arc::clone(remapper.iotlb()),
+            false => Iotlb::new(IotlbConfig { sets: 0 }),
+        };
         Self {
             lookups: iotlb.join(),
             iotlb,

@@ -9,10 +9,10 @@ use std::sync::{Mutex, PoisonError, Weak};
 use serde::Serialize;
 use vm_iommu_spec::{Access, Iova};
 
-use crate::Tag;
 use crate::observer::{EVERYTHING, Observers};
 use crate::set::Key;
 use crate::sync::{AtomicU64, Ordering};
+use crate::{DmaPort, Tag};
 use std::sync::Arc;
 
 /// How large a cache is.
@@ -120,6 +120,8 @@ pub struct Iotlb {
     next_tag: AtomicU64,
     evictions: AtomicU64,
     users: Mutex<Users>,
+    /// The ports whose memory is cached, all of the same.
+    ports: Mutex<Vec<(usize, Weak<DmaPort>)>>,
     observers: Observers,
 }
 
@@ -146,6 +148,7 @@ impl Iotlb {
             next_tag: AtomicU64::new(1),
             evictions: AtomicU64::new(0),
             users: Mutex::default(),
+            ports: Mutex::default(),
             observers: Observers::default(),
         })
     }
@@ -341,6 +344,24 @@ impl Iotlb {
             evictions: self.evictions.load(Ordering::Relaxed),
             invalidations: self.invalidations.load(Ordering::Relaxed),
         }
+    }
+
+    /// Has a port cache here what it resolves in its output space. Whether it may: what is cached
+    /// are places in this process, so all ports of a cache have the same memory, and hear of its
+    /// changes.
+    pub(crate) fn admit(&self, port: &Arc<DmaPort>) -> bool {
+        let identity = port.upstream().output.identity();
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.retain(|(_, port)| port.strong_count() > 0);
+        if ports.is_empty() {
+            // Nobody heard what became of the memory that was cached before.
+            self.invalidate_all();
+        }
+        let is_same = ports.iter().all(|(other, _)| *other == identity);
+        if is_same {
+            ports.push((identity, Arc::downgrade(port)));
+        }
+        is_same
     }
 
     /// A place to count one user's lookups in.

@@ -48,6 +48,12 @@ pub unsafe trait OutputSpace: Send + Sync {
     /// [`FaultReason::NotMemory`] if no memory is there.
     fn resolve(&self, address: PhysAddr) -> Result<HostRange, FaultReason>;
 
+    /// Which memory it is: two spaces of the same number resolve addresses alike, and have the same
+    /// ports told of changes.
+    fn identity(&self) -> usize {
+        (&raw const *self).cast::<()>().addr()
+    }
+
     /// Makes a port known that resolves addresses here from now on.
     fn attach(&self, _port: &Arc<DmaPort>) {}
 

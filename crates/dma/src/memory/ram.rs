@@ -141,6 +141,10 @@ unsafe impl OutputSpace for GuestRam {
         range.ok_or(FaultReason::NotMemory)
     }
 
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.shared).addr()
+    }
+
     fn attach(&self, port: &Arc<DmaPort>) {
         let mut ports = self.shared.change();
         ports.retain(|port| port.strong_count() > 0);

@@ -7,7 +7,7 @@ use vm_iommu_spec::{FaultReason, Iova, PhysAddr};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::remapper::{MapRemapper, READ_WRITE, ram};
-use crate::{DmaPort, IotlbConfig, OutputSpace, Upstream};
+use crate::{DmaPort, GuestRam, IotlbConfig, OutputSpace, Upstream};
 
 fn memory(ranges: &[(u64, usize)]) -> GuestMemoryMmap {
     let ranges: Vec<_> = ranges
@@ -112,4 +112,57 @@ fn no_access_reaches_memory_that_went_away() {
         }
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// What is cached are places in this process: a port with other memory must not find them.
+#[test]
+fn ports_with_different_memories_behind_one_unit_reach_their_own() {
+    let remapper = MapRemapper::new(IotlbConfig::default());
+    remapper.map(0x4000, 0x8000, 12, READ_WRITE);
+    let (one, other) = (ram(), ram());
+    let first = remapper.port(&one);
+    let second = remapper.port(&other);
+    let (first, second) = (first.handle(), second.handle());
+    for _ in 0..2 {
+        first.write(Iova(0x4000), b"first").unwrap();
+        second.write(Iova(0x4000), b"other").unwrap();
+    }
+    let content = |memory: &GuestRam| {
+        let mut bytes = [0; 5];
+        let memory = memory.memory();
+        memory.read_slice(&mut bytes, GuestAddress(0x8000)).unwrap();
+        bytes
+    };
+    assert_eq!((content(&one), content(&other)), (*b"first", *b"other"));
+}
+
+/// Nobody tells a cache of memory that goes while no port is there.
+#[test]
+fn what_was_cached_for_ports_that_are_gone_is_not_found_by_new_ones() {
+    let remapper = MapRemapper::new(IotlbConfig::default());
+    remapper.map(0x4000, 0x8000, 12, READ_WRITE);
+    let gone = ram();
+    remapper
+        .port(&gone)
+        .handle()
+        .write(Iova(0x4000), b"gone")
+        .unwrap();
+    drop(gone);
+    let memory = ram();
+    let port = remapper.port(&memory);
+    port.handle().write(Iova(0x4000), b"here").unwrap();
+    let mut bytes = [0; 4];
+    memory
+        .memory()
+        .read_slice(&mut bytes, GuestAddress(0x8000))
+        .unwrap();
+    assert_eq!(bytes, *b"here");
+    // The same where the memory stays and what it is made of changes.
+    drop(port);
+    let other = ram().memory();
+    drop(memory.replace(other));
+    let port = remapper.port(&memory);
+    let mut bytes = [1; 4];
+    port.handle().read(Iova(0x4000), &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 4]);
 }

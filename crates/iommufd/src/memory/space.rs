@@ -63,6 +63,10 @@ unsafe impl OutputSpace for FrameSpace {
         })
     }
 
+    fn identity(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     fn attach(&self, port: &Arc<DmaPort>) {
         self.0.frames().ports().add(port);
     }
