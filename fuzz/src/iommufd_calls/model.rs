@@ -197,10 +197,14 @@ impl Model {
                     let range = area(first).range();
                     assert!(!missing, "memory that is not there was mapped");
                     assert_eq!(space.refuse(range), None, "placed at {first:#x}");
-                    let within = |allowed: &Range| {
-                        allowed.first <= range.first && range.last <= allowed.last
+                    // Ranges that are next to each other are as one.
+                    let is_allowed = |page: u64| {
+                        let within =
+                            |allowed: &Range| (allowed.first..=allowed.last).contains(&page);
+                        space.allowed.is_empty() || space.allowed.iter().any(within)
                     };
-                    assert!(space.allowed.is_empty() || space.allowed.iter().any(within));
+                    let mut pages = (range.first..range.last).step_by(PAGE as usize);
+                    assert!(pages.all(is_allowed), "placed outside at {first:#x}");
                     first
                 }
                 Err(Errno::EFAULT) => return assert!(missing, "memory is there"),
