@@ -349,11 +349,15 @@ impl AmdVi {
         if std::mem::take(&mut runner.unrouted) {
             self.routes.refresh();
         }
-        if std::mem::take(&mut runner.undrained) {
+        let undrained = std::mem::take(&mut runner.undrained);
+        if undrained && self.config.drain {
             runner.wait = Some((commands, wait, self.epochs.drain()));
-        } else {
-            self.complete_wait(commands, wait);
+            return Advance::Done;
         }
+        if undrained {
+            self.epochs.renew();
+        }
+        self.complete_wait(commands, wait);
         Advance::Done
     }
 

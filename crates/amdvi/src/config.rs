@@ -90,6 +90,10 @@ pub struct AmdViConfig {
     pub device_cache: usize,
     /// The number of interrupt remapping table entries cached; 0 turns the cache off.
     pub interrupt_cache: usize,
+    /// Whether a wait is reported complete only when the accesses in flight have ended. Off, the
+    /// unit enforces nothing: a device may still access a page that its guest took away. For
+    /// measuring what waiting costs, and for nothing else.
+    pub drain: bool,
 }
 
 impl Default for AmdViConfig {
@@ -130,6 +134,7 @@ impl Default for AmdViConfig {
             walk_cache: WalkCacheConfig::default(),
             device_cache: 256,
             interrupt_cache: 1024,
+            drain: true,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use vm_iommu_dma::{InterruptRemapper, RouteSink};
+use vm_iommu_spec::Iova;
 use vm_iommu_spec::amd::registers::offset;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -58,6 +59,42 @@ fn a_session_that_begins_after_the_invalidation_holds_nothing_up() {
     drop(session);
     assert_eq!(machine.unit.step(), Progress::Idle);
     assert!(machine.waited());
+}
+
+#[test]
+fn a_unit_without_drain_waits_for_nobody_but_forgets_what_was_invalidated() {
+    let machine = Machine::translating(
+        AmdViConfig {
+            drain: false,
+            ..AmdViConfig::default()
+        },
+        4,
+    );
+    machine.map(0x5000, 0x50_0000, 12, READ_WRITE);
+    let mut older = machine.port.handle();
+    let session = older.session();
+    session.write_slice(&[1; 8], GuestAddress(0x5000)).unwrap();
+    let mut newer = machine.port.handle();
+    newer.write(Iova(0x5000), &[2; 8]).unwrap();
+    machine.map(0x5000, 0x60_0000, 12, READ_WRITE);
+    assert!(machine.invalidate(&[invalidate_domain(DOMAIN)]));
+    newer.write(Iova(0x5000), &[3; 8]).unwrap();
+    assert_eq!(
+        machine
+            .ram
+            .memory()
+            .read_obj::<u8>(GuestAddress(0x50_0000))
+            .unwrap(),
+        2
+    );
+    assert_eq!(
+        machine
+            .ram
+            .memory()
+            .read_obj::<u8>(GuestAddress(0x60_0000))
+            .unwrap(),
+        3
+    );
 }
 
 #[test]

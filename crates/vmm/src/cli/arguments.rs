@@ -147,6 +147,7 @@ pub(super) struct RunArguments {
     ///   ats=off            devices may have translation caches and issue page requests
     ///   segments=8         most segments of the device table: 1, 2, 4 or 8
     ///   caches=on          whether the unit keeps translations
+    ///   drain=on           off: enforces nothing, for benches: an invalidation waits for nobody
     ///   ivhd=40            newest type of the ACPI table's blocks: 10, 11 or 40
     ///   units=1            number of such units, 1 to 4; each but the first has a root port
     #[arg(

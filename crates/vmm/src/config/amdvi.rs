@@ -33,6 +33,9 @@ pub struct AmdViOptions {
     /// `caches=on|off`: whether the unit keeps translations; a guest that invalidates correctly
     /// sees no difference but speed.
     pub caches: bool,
+    /// `drain=on|off`: whether an invalidation waits for accesses in flight. Off, the unit
+    /// enforces nothing; for measuring only.
+    pub drain: bool,
     /// `ivhd=10|11|40`: the type, in hexadecimal, of the newest block that the ACPI table has for
     /// the unit. Those of lower types are there too.
     pub block: u8,
@@ -56,6 +59,7 @@ impl Default for AmdViOptions {
             ats: false,
             segments: 8,
             caches: true,
+            drain: true,
             block: 0x40,
             units: 1,
         }
@@ -77,6 +81,7 @@ impl AmdViOptions {
         "ats",
         "segments",
         "caches",
+        "drain",
         "ivhd",
         "units",
     ];
@@ -152,6 +157,7 @@ impl AmdViOptions {
                 default.segments.into(),
             )? as u8,
             caches: options.switch("caches", default.caches)?,
+            drain: options.switch("drain", default.drain)?,
             block,
             units: super::parse::units(&options)?,
         })

@@ -101,7 +101,7 @@ fn a_unit_is_none_or_vtd_or_amdvi_with_its_options() {
         ),
         ("amdvi", Ok(IommuConfig::AmdVi(amdvi))),
         (
-            "amdvi,hats=5,had=off,gats=4,pasid-bits=8,xt=off,irt=512,ia=off,np-cache=on,ats=on,segments=1,caches=off,ivhd=11",
+            "amdvi,hats=5,had=off,gats=4,pasid-bits=8,xt=off,irt=512,ia=off,np-cache=on,ats=on,segments=1,caches=off,drain=off,ivhd=11",
             Ok(IommuConfig::AmdVi(AmdViOptions {
                 host_levels: Some(5),
                 host_flags: false,
@@ -114,6 +114,7 @@ fn a_unit_is_none_or_vtd_or_amdvi_with_its_options() {
                 ats: true,
                 segments: 1,
                 caches: false,
+                drain: false,
                 block: 0x11,
                 ..amdvi
             })),

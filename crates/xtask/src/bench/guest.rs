@@ -31,6 +31,9 @@ pub struct GuestBenchArgs {
     /// The guest's kernel: a Debian series (6.1, 6.12, 7), or the path of a bzImage.
     #[arg(long, value_name = "SERIES|PATH", default_value = "6.1")]
     kernel: Choice,
+    /// The unit.
+    #[arg(long, value_name = "UNIT", value_enum, default_value_t = Kind::Vtd)]
+    iommu: Kind,
     /// The number of the guest's processors; with one, the box's other is the VMM's.
     #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u32,
@@ -61,6 +64,24 @@ pub struct GuestBenchArgs {
     json: bool,
     #[command(flatten)]
     place: place::PlaceArgs,
+}
+
+/// Which unit the guest has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Intel VT-d.
+    Vtd,
+    /// AMD-Vi. QEMU's has Linux invalidate strictly whatever it is told, so it has no lazy row.
+    Amdvi,
+}
+
+impl Kind {
+    fn label(self) -> &'static str {
+        match self {
+            Kind::Vtd => "vtd",
+            Kind::Amdvi => "amdvi",
+        }
+    }
 }
 
 /// How the guest's driver uses the unit.
@@ -99,11 +120,11 @@ impl Way {
     }
 
     /// The unit, as `--iommu` names it.
-    fn unit(self) -> &'static str {
+    fn unit(self, kind: Kind) -> String {
         match self {
-            Way::None => "none",
-            Way::Floor => "vtd,drain=off",
-            _ => "vtd",
+            Way::None => "none".to_owned(),
+            Way::Floor => format!("{},drain=off", kind.label()),
+            _ => kind.label().to_owned(),
         }
     }
 
@@ -128,9 +149,10 @@ impl Way {
     }
 
     /// Who can do it.
-    fn vmms(self) -> &'static [Vmm] {
+    fn vmms(self, kind: Kind) -> &'static [Vmm] {
         match self {
             Way::Floor => &[Vmm::VmIommu],
+            Way::Lazy if kind == Kind::Amdvi => &[Vmm::VmIommu],
             _ => &[Vmm::VmIommu, Vmm::Qemu],
         }
     }
@@ -212,7 +234,11 @@ impl Bench<'_> {
             let mut all: Vec<Guest> = Way::ALL
                 .into_iter()
                 .filter(wanted)
-                .flat_map(|way| way.vmms().iter().map(move |&vmm| Guest { way, vmm, round }))
+                .flat_map(|way| {
+                    way.vmms(self.args.iommu)
+                        .iter()
+                        .map(move |&vmm| Guest { way, vmm, round })
+                })
                 .collect();
             if round % 2 == 0 {
                 all.reverse();
@@ -326,17 +352,18 @@ impl Bench<'_> {
             window,
             ..
         } = self.args;
+        let unit = way.unit(self.args.iommu);
         let machine = Machine {
             kernel,
             initrd,
             cmdline: format!(
                 "{} quiet {} vmi.reads={depth},{windows},{window}",
-                boot::base_cmdline("reads", way.unit()),
+                boot::base_cmdline("reads", &unit),
                 way.words(),
             ),
             cpus: self.args.cpus,
             memory: self.args.memory.clone(),
-            iommu: way.unit().to_owned(),
+            iommu: unit,
             disk,
             edu: false,
             report: None,

@@ -39,8 +39,12 @@ pub(super) fn make(
         x2apic: options.x2apic,
         interrupt_table_2048: options.interrupt_entries > 512,
         device_table_segments: options.segments.trailing_zeros() as u8,
+        drain: options.drain,
         ..AmdViConfig::default()
     };
+    if !options.drain {
+        log::warn!("drain=off: the unit enforces nothing; for measuring only");
+    }
     if !options.caches {
         config.iotlb = IotlbConfig { sets: 0 };
         config.walk_cache = WalkCacheConfig { sets: 0 };
