@@ -74,7 +74,7 @@ fn a_unit_without_drain_waits_for_nobody_but_forgets_what_was_invalidated() {
     let mut older = machine.port.handle();
     let session = older.session();
     session.write_slice(&[1; 8], GuestAddress(0x5000)).unwrap();
-    let mut newer = machine.port.handle();
+    let newer = machine.port.handle();
     newer.write(Iova(0x5000), &[2; 8]).unwrap();
     machine.map(0x5000, 0x60_0000, 12, READ_WRITE);
     assert!(machine.invalidate(&[invalidate_domain(DOMAIN)]));
