@@ -361,9 +361,15 @@ impl DmaHandle {
 
     #[cold]
     fn begin_era(&self) {
-        let era = self.slot.enter(&self.epochs);
-        self.era.set(era);
-        self.recent.begin(era);
+        loop {
+            let era = self.slot.enter(&self.epochs);
+            if self.recent.begin(era) {
+                return self.era.set(era);
+            }
+            // Not while a drain may wait: there may be many pages to forget.
+            self.slot.leave();
+            self.recent.empty(era);
+        }
     }
 
     /// Ends the epoch.

@@ -51,12 +51,18 @@ impl Recent {
         }
     }
 
-    /// Says which era it is: nothing that was remembered in another is found from now on.
-    pub(super) fn begin(&self, era: u64) {
-        if self.round.replace(era / MARKS) != era / MARKS {
-            self.lines.iter().for_each(|line| line.set(Line::default()));
-        }
+    /// Says which era it is: nothing that was remembered in another is found from now on. False if
+    /// the marks came round: then [`empty`](Self::empty) must be called before.
+    #[must_use]
+    pub(super) fn begin(&self, era: u64) -> bool {
         self.mark.set(era % MARKS + 1);
+        self.round.get() == era / MARKS
+    }
+
+    /// Forgets all pages, as far as the marks of `era` and those that follow it are concerned.
+    pub(super) fn empty(&self, era: u64) {
+        self.round.set(era / MARKS);
+        self.lines.iter().for_each(|line| line.set(Line::default()));
     }
 
     #[inline]
