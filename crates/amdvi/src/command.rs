@@ -5,6 +5,7 @@
 //! [`AmdVi::step`]. No completion is reported before the accesses that could still use what was
 //! invalidated have ended, and before the interrupt routes were resolved again.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
 
 use vm_iommu_dma::unit::{Progress, lock};
@@ -24,7 +25,7 @@ use crate::unit::AmdVi;
 /// How many commands one register write, or one [`AmdVi::step`], processes.
 const BATCH: usize = 64;
 /// How many invalidations of device-TLBs may be without an answer before the processor waits.
-const UNANSWERED: usize = 32;
+pub(crate) const UNANSWERED: usize = 32;
 
 /// What the thread at work keeps between turns.
 #[derive(Debug, Default)]
@@ -37,8 +38,39 @@ pub(crate) struct Runner {
     undrained: bool,
     /// Interrupt entries were invalidated since routes were last resolved.
     unrouted: bool,
-    /// Device-TLBs that were told to invalidate and have not answered: device and command.
-    unanswered: Vec<(u16, PhysAddr, Awaited)>,
+    /// Device-TLBs that were told to invalidate and have not answered.
+    unanswered: Vec<(TlbInvalidation, Awaited)>,
+    /// Invalidations of device-TLBs that a restored unit has to ask for again.
+    unsent: Vec<TlbInvalidation>,
+}
+
+/// What a device-TLB was told to drop.
+#[derive(Clone, Debug)]
+pub(crate) struct TlbInvalidation {
+    pub(crate) device: u16,
+    /// Where the command was.
+    pub(crate) place: PhysAddr,
+    pub(crate) pasid: Option<Pasid>,
+    pub(crate) range: RangeInclusive<Iova>,
+}
+
+impl Runner {
+    /// A unit that begins with device-TLBs that did not answer before it was saved.
+    pub(crate) fn restored(unsent: Vec<TlbInvalidation>) -> Self {
+        Self {
+            unsent,
+            ..Self::default()
+        }
+    }
+
+    /// The device-TLBs that have yet to answer.
+    pub(crate) fn outstanding(&self) -> impl Iterator<Item = &TlbInvalidation> {
+        let asked = self.unanswered.iter();
+        asked
+            .filter(|(_, awaited)| !awaited.is_answered())
+            .map(|(invalidation, _)| invalidation)
+            .chain(&self.unsent)
+    }
 }
 
 /// What became of the head of the buffer.
@@ -80,20 +112,23 @@ impl AmdVi {
     /// Forgets device-TLBs that answered, and gives up the others if their time is over.
     fn look_at_device_tlbs(&self, runner: &mut Runner) {
         let expired = self.device_tlbs_expired.swap(false, Ordering::SeqCst);
-        for (device, address, awaited) in std::mem::take(&mut runner.unanswered) {
+        for (invalidation, awaited) in std::mem::take(&mut runner.unanswered) {
             if awaited.is_answered() {
                 continue;
             }
             if expired {
                 awaited.abandon();
-                self.log_event(&Event::InvalidationTimeout { device, address });
+                self.log_event(&invalidation.timeout());
             } else {
-                runner.unanswered.push((device, address, awaited));
+                runner.unanswered.push((invalidation, awaited));
             }
         }
     }
 
     fn turn(&self, runner: &mut Runner, budget: &mut usize) -> Progress {
+        for invalidation in std::mem::take(&mut runner.unsent) {
+            self.invalidate_device_tlb(runner, invalidation);
+        }
         self.look_at_device_tlbs(runner);
         loop {
             if let Some(drain) = &mut runner.applied {
@@ -241,21 +276,13 @@ impl AmdVi {
                 range,
                 ..
             } => {
-                match self.device_tlb(*device) {
-                    Some(tlb) => {
-                        let requester = RequesterId::from_source_id(self.config.segment, *device);
-                        let (done, awaited) = self.epochs.acknowledgement();
-                        tlb.invalidate(requester, *pasid, range.clone(), done);
-                        if !awaited.is_answered() {
-                            runner.unanswered.push((*device, place, awaited));
-                        }
-                    }
-                    None => self.log_event(&Event::InvalidationTimeout {
-                        device: *device,
-                        address: place,
-                    }),
-                }
-                runner.undrained = true;
+                let invalidation = TlbInvalidation {
+                    device: *device,
+                    place,
+                    pasid: *pasid,
+                    range: range.clone(),
+                };
+                self.invalidate_device_tlb(runner, invalidation);
             }
             Command::InvalidateInterruptTable { device } => {
                 self.irtes.invalidate(|key| key.device == *device);
@@ -291,6 +318,24 @@ impl AmdVi {
             }),
             Command::Prefetch { .. } | Command::CompletionWait(_) => {}
         }
+    }
+
+    /// INVALIDATE_IOTLB_PAGES (section 2.4.4).
+    fn invalidate_device_tlb(&self, runner: &mut Runner, invalidation: TlbInvalidation) {
+        let device = invalidation.device;
+        match self.device_tlb(device) {
+            Some(tlb) => {
+                let requester = RequesterId::from_source_id(self.config.segment, device);
+                let (done, awaited) = self.epochs.acknowledgement();
+                let range = invalidation.range.clone();
+                tlb.invalidate(requester, invalidation.pasid, range, done);
+                if !awaited.is_answered() {
+                    runner.unanswered.push((invalidation, awaited));
+                }
+            }
+            None => self.log_event(&invalidation.timeout()),
+        }
+        runner.undrained = true;
     }
 
     /// INVALIDATE_IOMMU_PAGES (section 2.4.3). Tables are dropped before pages, so that a walk
@@ -404,6 +449,15 @@ impl AmdVi {
     ) -> Option<T> {
         let mut control = self.control();
         (control.commands == Some(commands)).then(|| then(&mut control))
+    }
+}
+
+impl TlbInvalidation {
+    fn timeout(&self) -> Event {
+        Event::InvalidationTimeout {
+            device: self.device,
+            address: self.place,
+        }
     }
 }
 

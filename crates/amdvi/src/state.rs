@@ -1,18 +1,20 @@
 //! A unit's state, to be saved and restored.
 //!
 //! Caches are not part of it: they fill again. A wait that is held up by accesses in flight is
-//! saved as not begun, and carried out anew after the restore.
+//! saved as not begun, and carried out anew after the restore. Device-TLBs that have not answered
+//! are told again to invalidate: attach them before the unit goes on.
 
 use serde::{Deserialize, Serialize};
 use vm_iommu_dma::unit::{StateError, lock};
 use vm_iommu_spec::amd::registers::{RingBase, Status, offset};
+use vm_iommu_spec::{Iova, Pasid, PhysAddr};
 
-use crate::command::Runner;
+use crate::command::{Runner, TlbInvalidation, UNANSWERED};
 use crate::control::{CommandBuffer, Control, Pending};
 use crate::unit::AmdVi;
 
 /// The version of [`AmdViState`] that this crate writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The state of a unit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,13 +30,26 @@ pub struct AmdViState {
     sent: u64,
     /// Devices whose faults are not logged until their entry is invalidated.
     suppressed: Vec<u16>,
+    /// Invalidations that device-TLBs have not answered.
+    device_tlbs: Vec<TlbState>,
+}
+
+/// An INVALIDATE_IOTLB_PAGES without an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct TlbState {
+    device: u16,
+    /// Where the command was.
+    command: u64,
+    pasid: Option<u32>,
+    first: u64,
+    last: u64,
 }
 
 impl AmdVi {
     /// The state of the unit. No vCPU and no device may run meanwhile.
     pub fn save(&self) -> AmdViState {
         // Whoever is at work ends its turn first.
-        let _runner = self.worker.lock();
+        let runner = self.worker.lock();
         let control = self.control();
         let registers = control.file.save();
         let mut suppressed: Vec<u16> = lock(&self.suppressed).iter().copied().collect();
@@ -47,6 +62,7 @@ impl AmdVi {
             commands: control.commands.map(|commands| commands.base.into_bits()),
             sent: control.sent().bits(),
             suppressed,
+            device_tlbs: runner.outstanding().map(TlbState::of).collect(),
         }
     }
 
@@ -58,9 +74,10 @@ impl AmdVi {
     /// [`StateError`]; the unit is then unchanged.
     pub fn restore(&self, state: &AmdViState) -> Result<(), StateError> {
         let fresh = self.control_of(state)?;
+        let unsent = state.unsent()?;
         let mut runner = self.worker.lock();
         let mut control = self.control();
-        *runner = Runner::default();
+        *runner = Runner::restored(unsent);
         *control = fresh;
         self.publish(&control);
         drop(control);
@@ -100,5 +117,46 @@ impl AmdVi {
         // The caches are empty and the routes resolved after a restore.
         control.pending = Pending::default();
         Ok(control)
+    }
+}
+
+impl TlbState {
+    fn of(invalidation: &TlbInvalidation) -> Self {
+        Self {
+            device: invalidation.device,
+            command: invalidation.place.0,
+            pasid: invalidation.pasid.map(Pasid::raw),
+            first: invalidation.range.start().0,
+            last: invalidation.range.end().0,
+        }
+    }
+}
+
+impl AmdViState {
+    /// The invalidations to ask device-TLBs for again.
+    fn unsent(&self) -> Result<Vec<TlbInvalidation>, StateError> {
+        let corrupt = |value| StateError::Corrupt {
+            register: "the device-TLBs without an answer",
+            value,
+        };
+        if self.device_tlbs.len() > UNANSWERED {
+            return Err(corrupt(self.device_tlbs.len() as u64));
+        }
+        let invalidation = |saved: &TlbState| {
+            let pasid = match saved.pasid {
+                Some(raw) => Some(Pasid::new(raw).ok_or(corrupt(raw.into()))?),
+                None => None,
+            };
+            if saved.first > saved.last {
+                return Err(corrupt(saved.first));
+            }
+            Ok(TlbInvalidation {
+                device: saved.device,
+                place: PhysAddr(saved.command),
+                pasid,
+                range: Iova(saved.first)..=Iova(saved.last),
+            })
+        };
+        self.device_tlbs.iter().map(invalidation).collect()
     }
 }

@@ -214,13 +214,13 @@ fn prefetch_invalidates_where_it_says_so() {
     assert_eq!(machine.read_at(0x5000), Ok(0));
 }
 
-type Invalidation = (u16, Option<Pasid>, RangeInclusive<Iova>);
+pub(super) type Invalidation = (u16, Option<Pasid>, RangeInclusive<Iova>);
 
 #[derive(Default)]
-struct Tlb {
-    seen: Mutex<Vec<Invalidation>>,
-    held: Mutex<Vec<Acknowledgement>>,
-    holds: bool,
+pub(super) struct Tlb {
+    pub(super) seen: Mutex<Vec<Invalidation>>,
+    pub(super) held: Mutex<Vec<Acknowledgement>>,
+    pub(super) holds: bool,
 }
 
 impl DeviceTlb for Tlb {
@@ -239,14 +239,14 @@ impl DeviceTlb for Tlb {
     }
 }
 
-fn attach(machine: &Machine, tlb: &Arc<Tlb>) {
+pub(super) fn attach(machine: &Machine, tlb: &Arc<Tlb>) {
     let tlb: Arc<dyn DeviceTlb> = tlb.clone();
     machine
         .unit
         .attach_device_tlb(requester(), Arc::downgrade(&tlb));
 }
 
-fn invalidate_tlb(pasid: Option<u32>, first: u64, last: u64) -> [u64; 2] {
+pub(super) fn invalidate_tlb(pasid: Option<u32>, first: u64, last: u64) -> [u64; 2] {
     let command = raw::InvalidateIotlb::new()
         .with_device(DEVICE)
         .with_queue(DEVICE)

@@ -1,11 +1,14 @@
 //! Saving and restoring.
 
+use std::sync::Arc;
+
 use vm_iommu_dma::InterruptRemapper;
 use vm_iommu_spec::MsiMessage;
-use vm_iommu_spec::amd::Irte128;
 use vm_iommu_spec::amd::registers::{Status, offset};
+use vm_iommu_spec::amd::{EventCode, Irte128};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::commands::{Tlb, attach, invalidate_tlb};
 use super::machine::*;
 use crate::{AmdViConfig, AmdViState, StateError};
 
@@ -80,6 +83,57 @@ fn work_that_was_held_up_is_done_after_the_restore() {
     assert!(target.waited());
 }
 
+/// A unit that serves device-TLBs.
+const WITH_TLBS: fn() -> AmdViConfig = || AmdViConfig {
+    iotlb_support: true,
+    ..AmdViConfig::default()
+};
+
+#[test]
+fn device_tlbs_without_an_answer_are_told_again_after_the_restore() {
+    let holding = || {
+        Arc::new(Tlb {
+            holds: true,
+            ..Tlb::default()
+        })
+    };
+    let (before, after) = (holding(), holding());
+    let source = Machine::translating(WITH_TLBS(), 4);
+    attach(&source, &before);
+    assert!(!source.invalidate(&[invalidate_tlb(Some(3), 0x8000, 0xffff)]));
+    let state = source.unit.save();
+    let target = Machine::new(WITH_TLBS());
+    copy_memory(&source, &target);
+    attach(&target, &after);
+    target.unit.restore(&state).unwrap();
+    // Saved before its first turn, a restored unit has forgotten nothing.
+    assert_eq!(target.unit.save(), state);
+    let _ = target.unit.step();
+    assert_eq!(*after.seen.lock().unwrap(), *before.seen.lock().unwrap());
+    assert_eq!(target.unit.save(), state);
+    assert!(!target.waited());
+    after.held.lock().unwrap().clear();
+    target.step_until_idle();
+    assert!(target.waited());
+    assert_eq!(target.events(), []);
+}
+
+#[test]
+fn a_device_tlb_that_is_gone_after_the_restore_is_a_timeout() {
+    let tlb = Arc::new(Tlb {
+        holds: true,
+        ..Tlb::default()
+    });
+    let source = Machine::translating(WITH_TLBS(), 4);
+    attach(&source, &tlb);
+    assert!(!source.invalidate(&[invalidate_tlb(None, 0x5000, 0x5fff)]));
+    let target = moved(&source, WITH_TLBS());
+    target.step_until_idle();
+    assert!(target.waited());
+    let code = target.event().event_code();
+    assert_eq!(code, Some(EventCode::IotlbInvalidationTimeout));
+}
+
 #[test]
 fn an_interrupt_that_was_sent_is_not_sent_again_and_suppression_is_kept() {
     let source = Machine::translating(AmdViConfig::default(), 4);
@@ -123,6 +177,17 @@ fn a_state_of_another_unit_or_a_corrupt_one_is_refused() {
     let error = corrupt(&|value| value["registers"] = serde_json::json!([[0x164, 1_u64 << 32]]));
     assert!(matches!(error, StateError::Corrupt { .. }));
     let error = corrupt(&|value| value["commands"] = serde_json::Value::Null);
+    assert!(matches!(error, StateError::Corrupt { .. }));
+    let tlb = serde_json::json!({"device": 8, "command": 0, "pasid": 1, "first": 0, "last": 0});
+    let edits = [("pasid", 1 << 20), ("first", 1)];
+    for (field, bad) in edits {
+        let mut one = tlb.clone();
+        one[field] = bad.into();
+        let error = corrupt(&|value| value["device_tlbs"] = serde_json::json!([one]));
+        assert!(matches!(error, StateError::Corrupt { .. }), "{field}");
+    }
+    let many = vec![tlb; 33];
+    let error = corrupt(&|value| value["device_tlbs"] = serde_json::json!(many));
     assert!(matches!(error, StateError::Corrupt { .. }));
     // Unchanged.
     assert!(source.invalidate(&[]));
