@@ -11,9 +11,9 @@ use vm_iommu_dma::{Epochs, GuestRam};
 use vm_iommu_driver::iommu::{DeviceInfo, Iommu};
 use vm_iommu_driver::vtd::{Setup, Unit, VtdIommu};
 use vm_iommu_driver::{PagePool, RegisterBus, SpinBudget};
-use vm_iommu_spec::{PhysAddr, RequesterId};
+use vm_iommu_spec::{Access, Iova, PhysAddr, RequesterId};
 use vm_iommu_vtd::{Vtd, VtdConfig};
-use vm_iommufd::memory::{Backing, BackingId, Run};
+use vm_iommufd::memory::{Backing, BackingId, HostProcess, Run};
 use vm_iommufd::ownership::{GroupKey, Ownership, OwnershipConfig};
 use vm_iommufd::uapi as calls;
 use vm_iommufd::uapi::Plain;
@@ -273,6 +273,32 @@ fn leaf_tables() -> Duration {
     })
 }
 
+/// Maps and unmaps a gibibyte of this process's memory that is there, for a device.
+fn map_and_unmap_memory(bench: &Bench, device: &BoundDevice) -> (Duration, Duration) {
+    // Written, so that all of it is there.
+    let memory = vec![1_u8; (GIB + PAGE) as usize];
+    let start = memory.as_ptr().align_offset(PAGE as usize);
+    let address = memory[start..].as_ptr().addr() as u64;
+    let process = HostProcess::this();
+    let space = bench.context.ioas().expect("it is made");
+    device.detach(None).expect("it is attached");
+    device.attach(None, &space).expect("it is attached");
+    let place = Iova(GIB)..=Iova(2 * GIB - 1);
+    let mut map = Duration::MAX;
+    let unmap = shortest(5, || {
+        map = map.min(timed(|| {
+            let access = Access::READ | Access::WRITE;
+            space
+                .map(&*process, address, GIB, Some(*place.start()), access)
+                .expect("it is mapped")
+        }));
+        timed(|| space.unmap(place.clone()).expect("it is unmapped"))
+    });
+    device.detach(None).expect("it is attached");
+    space.destroy().expect("nobody uses it");
+    (map, unmap)
+}
+
 fn main() {
     let base = shortest(20, leaf_tables);
     let bench = Bench::new();
@@ -294,6 +320,8 @@ fn main() {
     bench.set_large_pages(ioas, false);
     let (map, unmap) = map_and_unmap();
     bench.set_large_pages(ioas, true);
+    let (real_map, real_unmap) = map_and_unmap_memory(&bench, second);
+    second.attach(None, &empty).expect("it is attached");
     // An area more and one less, among few and among many.
     let areas = |count: u64| {
         for area in 0..count {
@@ -341,6 +369,13 @@ fn main() {
         time
     });
     report(&[
+        (
+            "map of 1 GiB of memory that is there / leaf tables alone",
+            real_map,
+            base,
+            3.0,
+        ),
+        ("unmap of it / map", real_unmap, real_map, 1.0),
         (
             "map of 1 GiB in pages of 4 KiB / its leaf tables alone",
             map,
