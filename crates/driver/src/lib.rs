@@ -81,6 +81,7 @@
 extern crate alloc;
 
 pub mod amdvi;
+mod binding;
 mod bus;
 mod framework;
 pub mod iommu;

@@ -8,6 +8,7 @@ use vm_iommu_spec::{DomainId, PhysAddr, RequesterId};
 
 use super::command::Command;
 use super::{Error, Unit};
+use crate::binding::Bindings;
 use crate::{Pages, RegisterBus};
 
 /// What concerns memory in the entry of a blocked requester: nothing is permitted.
@@ -18,9 +19,6 @@ pub(super) const BLOCKED: DmaWord = DmaWord::new().with_valid(true).with_transla
 pub(super) const NO_INTERRUPTS: InterruptWord = InterruptWord::new()
     .with_valid(true)
     .with_control(InterruptControl::Abort as u8);
-
-/// How often an entry that must not stay is taken away.
-const EXPULSIONS: usize = 2;
 
 impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     /// The domain of a requester; `None` if it is blocked.
@@ -42,15 +40,7 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         if earlier == Some(domain) {
             return Ok(());
         }
-        let earlier = match earlier {
-            Some(earlier) => Some((earlier, self.clear(requester, place, earlier)?)),
-            None => None,
-        };
-        let outcome = self.fill(requester, place, domain, entry);
-        if outcome.is_err() {
-            self.take_back(requester, place, domain, earlier);
-        }
-        outcome
+        self.replace(requester, place, domain, &entry, earlier)
     }
 
     /// Blocks a requester. When this returns, no request of it uses the domain it had.
@@ -65,83 +55,6 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         let place = self.entry_of(requester)?;
         self.clear(requester, place, domain)?;
         Ok(())
-    }
-
-    /// Blocks the requester, has the unit forget its entry, and yields what that was. If that
-    /// fails it is as it was, or else blocks.
-    fn clear(
-        &mut self,
-        requester: RequesterId,
-        place: PhysAddr,
-        domain: DomainId,
-    ) -> Result<DeviceTableEntry, Error> {
-        let mut words = [0; 4];
-        for (number, word) in (0..).zip(&mut words) {
-            *word = self.link.memory.load(PhysAddr(place.0 + number * 8))?;
-        }
-        let entry = DeviceTableEntry::from_words(words);
-        if let Err(error) = self.expel(requester, place, domain) {
-            if self.fill(requester, place, domain, entry).is_err() {
-                // Half of it may be there.
-                let _ = self.expel(requester, place, domain);
-            }
-            return Err(error);
-        }
-        Ok(entry)
-    }
-
-    /// Has an entry block, and the unit forget what it was.
-    fn expel(
-        &mut self,
-        requester: RequesterId,
-        place: PhysAddr,
-        domain: DomainId,
-    ) -> Result<(), Error> {
-        self.attached.remove(&requester.source_id());
-        self.link.memory.store(place, BLOCKED.into_bits())?;
-        self.submit(&[Command::device(requester), Command::domain(domain)])?;
-        self.link.memory.store(PhysAddr(place.0 + 8), 0)?;
-        Ok(())
-    }
-
-    /// Writes what concerns memory into an entry that blocks: last the word that lets requests
-    /// pass. A unit that reads the entry meanwhile finds it blocking, or whole.
-    fn fill(
-        &mut self,
-        requester: RequesterId,
-        place: PhysAddr,
-        domain: DomainId,
-        entry: DeviceTableEntry,
-    ) -> Result<(), Error> {
-        let [dma, second, ..] = entry.words();
-        let word = |number: u64| PhysAddr(place.0 + number * 8);
-        let interrupts = InterruptWord::from_bits(self.link.memory.load(word(2))?)
-            .with_guest_paging_mode(entry.interrupt.guest_paging_mode());
-        self.link.memory.store(word(1), second)?;
-        self.link.memory.store(word(2), interrupts.into_bits())?;
-        self.link.memory.store(word(0), dma)?;
-        self.submit(&[Command::device(requester), Command::domain(domain)])?;
-        self.attached.insert(requester.source_id(), domain);
-        Ok(())
-    }
-
-    /// Undoes a [`fill`](Self::fill) that failed, and puts the earlier domain's entry back. The
-    /// requester is blocked if that fails as well.
-    fn take_back(
-        &mut self,
-        requester: RequesterId,
-        place: PhysAddr,
-        domain: DomainId,
-        earlier: Option<(DomainId, DeviceTableEntry)>,
-    ) {
-        let blocks = (0..EXPULSIONS).any(|_| self.expel(requester, place, domain).is_ok());
-        if let Some((earlier, entry)) = earlier
-            && blocks
-            && self.fill(requester, place, earlier, entry).is_err()
-        {
-            // Half of it may be there.
-            let _ = self.expel(requester, place, earlier);
-        }
     }
 
     /// Writes what the domain's tables became into the entries of its requesters.
@@ -170,5 +83,52 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         }
         let offset = u64::from(index) * DeviceTableEntry::SIZE;
         Ok(PhysAddr(self.device_table.0 + offset))
+    }
+}
+
+impl<B: RegisterBus, M: TableMemory, P: Pages> Bindings for Unit<B, M, P> {
+    type Entry = DeviceTableEntry;
+    type Error = Error;
+
+    fn load_entry(&self, place: PhysAddr) -> Result<DeviceTableEntry, Error> {
+        let mut words = [0; 4];
+        for (number, word) in (0..).zip(&mut words) {
+            *word = self.link.memory.load(PhysAddr(place.0 + number * 8))?;
+        }
+        Ok(DeviceTableEntry::from_words(words))
+    }
+
+    fn expel(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+    ) -> Result<(), Error> {
+        self.attached.remove(&requester.source_id());
+        self.link.memory.store(place, BLOCKED.into_bits())?;
+        self.submit(&[Command::device(requester), Command::domain(domain)])?;
+        self.link.memory.store(PhysAddr(place.0 + 8), 0)?;
+        Ok(())
+    }
+
+    /// What concerns interrupts stays, but for the guest paging mode. A unit that reads the entry
+    /// meanwhile finds it blocking, or whole.
+    fn fill(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+        entry: &DeviceTableEntry,
+    ) -> Result<(), Error> {
+        let [dma, second, ..] = entry.words();
+        let word = |number: u64| PhysAddr(place.0 + number * 8);
+        let interrupts = InterruptWord::from_bits(self.link.memory.load(word(2))?)
+            .with_guest_paging_mode(entry.interrupt.guest_paging_mode());
+        self.link.memory.store(word(1), second)?;
+        self.link.memory.store(word(2), interrupts.into_bits())?;
+        self.link.memory.store(word(0), dma)?;
+        self.submit(&[Command::device(requester), Command::domain(domain)])?;
+        self.attached.insert(requester.source_id(), domain);
+        Ok(())
     }
 }

@@ -91,8 +91,8 @@ impl<U: Hardware> UnitIommu<U> {
         }
     }
 
-    /// Says that firmware reserves a region for a device: an RMRR, or an IVMD. To be said before the device is
-    /// probed.
+    /// Says that firmware reserves a region for a device: an RMRR, or an IVMD. To be said before the
+    /// device is probed.
     pub fn reserve(&self, device: RequesterId, region: ReservedRegion) {
         let mut inner = self.shared.lock();
         inner.regions.entry(device).or_default().push(region);

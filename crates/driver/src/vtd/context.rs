@@ -6,13 +6,11 @@ use vm_iommu_spec::{DomainId, PhysAddr, RequesterId};
 
 use super::queue::Descriptor;
 use super::{Error, Unit};
+use crate::binding::Bindings;
 use crate::{Pages, RegisterBus};
 
 /// Size of a root entry and of a context entry in bytes.
 const ENTRY: u64 = 16;
-
-/// How often an entry that must not stay is taken away.
-const EXPULSIONS: usize = 2;
 
 impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     /// The domain of a requester; `None` if it is blocked.
@@ -67,15 +65,7 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
             return Ok(());
         }
         let place = self.context_place(requester)?;
-        let earlier = match earlier {
-            Some(earlier) => Some((earlier, self.clear(requester, place, earlier)?)),
-            None => None,
-        };
-        let outcome = self.fill(requester, place, domain, entry.words());
-        if outcome.is_err() {
-            self.take_back(requester, place, domain, earlier);
-        }
-        outcome
+        self.replace(requester, place, domain, &entry.words(), earlier)
     }
 
     /// Blocks a requester. When this returns, no request of it uses the domain it had.
@@ -90,83 +80,6 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
         let place = self.context_place(requester)?;
         self.clear(requester, place, domain)?;
         Ok(())
-    }
-
-    /// Makes an entry absent, has the unit forget it, and yields what it was. If that fails it is
-    /// as it was, or else absent.
-    fn clear(
-        &mut self,
-        requester: RequesterId,
-        place: PhysAddr,
-        domain: DomainId,
-    ) -> Result<[u64; 2], Error> {
-        let words = [
-            self.link.memory.load(place)?,
-            self.link.memory.load(PhysAddr(place.0 + 8))?,
-        ];
-        if let Err(error) = self.expel(requester, place, domain) {
-            if self.fill(requester, place, domain, words).is_err() {
-                // Half of it may be there.
-                let _ = self.expel(requester, place, domain);
-            }
-            return Err(error);
-        }
-        Ok(words)
-    }
-
-    /// Makes an entry absent and has the unit forget it.
-    fn expel(
-        &mut self,
-        requester: RequesterId,
-        place: PhysAddr,
-        domain: DomainId,
-    ) -> Result<(), Error> {
-        self.contexts.remove(&requester.source_id());
-        self.link.memory.store(place, 0)?;
-        self.submit(&[
-            Descriptor::context(requester, domain),
-            Descriptor::domain(domain),
-        ])?;
-        self.link.memory.store(PhysAddr(place.0 + 8), 0)?;
-        Ok(())
-    }
-
-    /// Makes an absent entry present.
-    fn fill(
-        &mut self,
-        requester: RequesterId,
-        place: PhysAddr,
-        domain: DomainId,
-        [low, high]: [u64; 2],
-    ) -> Result<(), Error> {
-        self.link.memory.store(PhysAddr(place.0 + 8), high)?;
-        self.link.memory.store(place, low)?;
-        // What a unit in caching mode cached of the absent entry, it tagged with domain 0.
-        self.after_present(&[
-            Descriptor::context(requester, DomainId(0)),
-            Descriptor::domain(domain),
-        ])?;
-        self.contexts.insert(requester.source_id(), domain);
-        Ok(())
-    }
-
-    /// Undoes a [`fill`](Self::fill) that failed, and puts the earlier domain's entry back. The
-    /// requester is blocked if that fails as well.
-    fn take_back(
-        &mut self,
-        requester: RequesterId,
-        place: PhysAddr,
-        domain: DomainId,
-        earlier: Option<(DomainId, [u64; 2])>,
-    ) {
-        let absent = (0..EXPULSIONS).any(|_| self.expel(requester, place, domain).is_ok());
-        if let Some((earlier, words)) = earlier
-            && absent
-            && self.fill(requester, place, earlier, words).is_err()
-        {
-            // Half of it may be there.
-            let _ = self.expel(requester, place, earlier);
-        }
     }
 
     /// Where a requester's context entry is, in a table that is made if there is none.
@@ -204,6 +117,50 @@ impl<B: RegisterBus, M: TableMemory, P: Pages> Unit<B, M, P> {
     fn largest_width(&self) -> u8 {
         let widths = self.capability.adjusted_widths() & 0b1110;
         widths.checked_ilog2().unwrap_or(0) as u8
+    }
+}
+
+impl<B: RegisterBus, M: TableMemory, P: Pages> Bindings for Unit<B, M, P> {
+    type Entry = [u64; 2];
+    type Error = Error;
+
+    fn load_entry(&self, place: PhysAddr) -> Result<[u64; 2], Error> {
+        let memory = &self.link.memory;
+        Ok([memory.load(place)?, memory.load(PhysAddr(place.0 + 8))?])
+    }
+
+    fn expel(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+    ) -> Result<(), Error> {
+        self.contexts.remove(&requester.source_id());
+        self.link.memory.store(place, 0)?;
+        self.submit(&[
+            Descriptor::context(requester, domain),
+            Descriptor::domain(domain),
+        ])?;
+        self.link.memory.store(PhysAddr(place.0 + 8), 0)?;
+        Ok(())
+    }
+
+    fn fill(
+        &mut self,
+        requester: RequesterId,
+        place: PhysAddr,
+        domain: DomainId,
+        &[low, high]: &[u64; 2],
+    ) -> Result<(), Error> {
+        self.link.memory.store(PhysAddr(place.0 + 8), high)?;
+        self.link.memory.store(place, low)?;
+        // What a unit in caching mode cached of the absent entry, it tagged with domain 0.
+        self.after_present(&[
+            Descriptor::context(requester, DomainId(0)),
+            Descriptor::domain(domain),
+        ])?;
+        self.contexts.insert(requester.source_id(), domain);
+        Ok(())
     }
 }
 
