@@ -279,7 +279,8 @@ fn map_and_unmap_memory(bench: &Bench, device: &BoundDevice) -> (Duration, Durat
     let memory = vec![1_u8; (GIB + PAGE) as usize];
     let start = memory.as_ptr().align_offset(PAGE as usize);
     let address = memory[start..].as_ptr().addr() as u64;
-    let process = HostProcess::this();
+    // SAFETY: no device is there to write what is mapped.
+    let process = unsafe { HostProcess::this() };
     let space = bench.context.ioas().expect("it is made");
     device.detach(None).expect("it is attached");
     device.attach(None, &space).expect("it is attached");

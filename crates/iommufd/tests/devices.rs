@@ -125,6 +125,11 @@ impl Memory {
     }
 }
 
+fn this_process() -> Arc<HostProcess> {
+    // SAFETY: the tests map buffers that they made for it, and outlive the mapping.
+    unsafe { HostProcess::this() }
+}
+
 fn read(bed: &Bed, address: u64) -> Result<u8, FaultReason> {
     let mut byte = [0];
     match bed.handle.read(Iova(address), &mut byte) {
@@ -136,7 +141,7 @@ fn read(bed: &Bed, address: u64) -> Result<u8, FaultReason> {
 #[test]
 fn memory_of_this_process_is_used_in_place_and_only_while_it_is_mapped() {
     let bed = Bed::new();
-    let caller = HostProcess::this();
+    let caller = this_process();
     let memory = Memory::new(4);
     let ioas = bed.context.ioas().unwrap();
     let at = |iova| Some(Iova(iova));
@@ -165,7 +170,7 @@ fn memory_of_this_process_is_used_in_place_and_only_while_it_is_mapped() {
 fn a_memory_file_outlives_its_descriptor_and_a_truncation() {
     guard_truncation().unwrap();
     let bed = Bed::new();
-    let caller = HostProcess::this();
+    let caller = this_process();
     let file = File::from(memfd_create("shared", MemfdFlags::CLOEXEC).unwrap());
     file.set_len(2 * PAGE_SIZE).unwrap();
     file.write_all_at(b"f", PAGE_SIZE).unwrap();
@@ -207,7 +212,7 @@ fn a_programs_private_memory_is_refused_with_the_advice_to_share_it() {
     let atomic = bed.handle.load::<u16>(Iova(0), Ordering::Acquire);
     assert_eq!(atomic.unwrap_err().reason, FaultReason::CopyOnly);
     assert!(FaultReason::CopyOnly.to_string().contains("share it"));
-    assert!(program.process().id() != HostProcess::this().process().id());
+    assert!(program.process().id() != this_process().process().id());
     bed.device.detach(None).unwrap();
 }
 
@@ -229,7 +234,7 @@ fn what_nobody_pins_any_more_is_not_reached_even_where_nothing_translates() {
     port.set_bus_master(true);
     let handle = port.handle();
     let context = system.open();
-    let caller = HostProcess::this();
+    let caller = this_process();
     let memory = Memory::new(1);
     let ioas = context.ioas().unwrap();
     ioas.map(&*caller, memory.address(), PAGE_SIZE, Some(Iova(0)), RW)
@@ -249,7 +254,7 @@ fn what_nobody_pins_any_more_is_not_reached_even_where_nothing_translates() {
 #[test]
 fn a_file_that_is_no_memory_is_not_mapped() {
     let bed = Bed::new();
-    let caller = HostProcess::this();
+    let caller = this_process();
     let ioas = bed.context.ioas().unwrap();
     // A regular file to stat(2), as those of a disk are.
     let file = File::open("/proc/self/status").unwrap();

@@ -102,6 +102,13 @@ impl Machine {
         self.has_word("iommu=pt") || self.has_word("iommu.passthrough=1")
     }
 
+    /// The number of units that `--iommu` asks for.
+    fn units(&self) -> u8 {
+        let mut options = self.iommu.split(',');
+        let units = options.find_map(|option| option.strip_prefix("units="));
+        units.map_or(1, |units| units.parse().unwrap_or(1))
+    }
+
     /// The number of the disk's queues: one for each processor, as far as the image has room.
     pub fn queues(&self) -> u64 {
         u64::from(self.cpus).min(disk::MAX_QUEUES)
@@ -127,9 +134,9 @@ impl Machine {
         let queues = self.queues();
         // With several units, the disk is behind the second one's root port, all else behind the
         // first.
-        let port = match self.iommu.contains("units=") && !self.iommu.contains("units=1") {
-            true => ",port=1",
-            false => "",
+        let port = match self.units() {
+            0 | 1 => "",
+            _ => ",port=1",
         };
         let disk = format!("virtio-blk,path={},queues={queues}{port}", self.disk);
         list.pair("--device", disk);

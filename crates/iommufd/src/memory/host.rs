@@ -23,7 +23,12 @@ const THIS_PROCESS: ProcessId = ProcessId(0);
 
 impl HostProcess {
     /// This process; its identity is 0.
-    pub fn this() -> Arc<Self> {
+    ///
+    /// # Safety
+    /// What is named by it, to be mapped for devices or as a structure of a call, is read and written
+    /// by whoever may then: it must be memory of this process that stays mapped meanwhile and that
+    /// nothing relies on to stay as it is, as buffers for DMA are.
+    pub unsafe fn this() -> Arc<Self> {
         static THIS: OnceLock<Arc<HostProcess>> = OnceLock::new();
         Arc::clone(THIS.get_or_init(|| Arc::new(Self { id: THIS_PROCESS })))
     }
@@ -144,12 +149,13 @@ impl Caller for HostProcess {
     }
 
     fn write(&self, address: u64, buffer: &[u8]) -> Result<(), Errno> {
-        // SAFETY: who calls offers the bytes by naming them.
+        // SAFETY: who made this promised that what is named may be written.
         unsafe { Self::write(address, buffer) }
     }
 
     fn process(&self) -> Arc<dyn Process> {
-        Self::this()
+        // SAFETY: who made this promised it.
+        unsafe { Self::this() }
     }
 
     fn file(&self, descriptor: i32) -> Result<CallerFile, Errno> {
