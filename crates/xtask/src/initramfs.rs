@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const GUEST_INIT: &str = include_str!("../../../tests/guest/init.sh");
@@ -127,10 +128,15 @@ fn add_modules<W: Write>(archive: &mut Archive<W>, modules: &[Module]) -> Result
     archive.file("modules/order", 0o644, order.as_bytes())
 }
 
-/// Adds a file, or the files of a folder, at its own path. Links are followed.
+/// Adds a file, or the files of a folder, at its own path. Links are followed; what may be executed
+/// may be so there.
 fn add_tree<W: Write>(archive: &mut Archive<W>, path: &Path) -> Result<()> {
     if path.is_file() {
-        return archive.copy(&path.to_string_lossy(), 0o644, path);
+        let permissions = std::fs::metadata(path)
+            .with_context(|| format!("cannot read {}", path.display()))?
+            .permissions();
+        let mode = 0o644 | permissions.mode() & 0o111;
+        return archive.copy(&path.to_string_lossy(), mode, path);
     }
     let entries =
         std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -139,7 +145,7 @@ fn add_tree<W: Write>(archive: &mut Archive<W>, path: &Path) -> Result<()> {
         .collect::<Result<_, _>>()?;
     entries.sort();
     for entry in entries.iter().filter(|entry| entry.is_file()) {
-        archive.copy(&entry.to_string_lossy(), 0o644, entry)?;
+        add_tree(archive, entry)?;
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ pub fn of(binary: &Path) -> Result<Vec<PathBuf>> {
 
 /// Reads ldd's lines: `name => /path (address)`, `/path (address)`, or `name (address)` for
 /// the kernel's own, which has no file.
-fn parse(text: &str) -> Vec<PathBuf> {
+pub fn parse(text: &str) -> Vec<PathBuf> {
     text.lines()
         .filter_map(|line| {
             let path = match line.split_once("=>") {

@@ -17,6 +17,7 @@ mod job;
 mod kernel;
 mod libraries;
 mod modules;
+mod peer;
 mod place;
 mod proc;
 mod selftest;

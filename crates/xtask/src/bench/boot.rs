@@ -5,15 +5,15 @@ use crate::disk;
 use crate::hypervisor::{Machine, Place, Vmm};
 use crate::job::{self, Job, JobResult};
 use crate::kernel::{Choice, Kernel};
+use crate::peer::{self, Peer};
 use crate::testbed::{self, TestBed};
 use crate::ui::{say, table};
-use crate::{place, proc, tools, workspace};
+use crate::{place, tools, workspace};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 /// What `cargo xtask bench boot` takes.
@@ -37,6 +37,9 @@ pub struct BootBenchArgs {
     /// How long one boot may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 150)]
     limit: u64,
+    /// Which QEMU ours is compared with.
+    #[arg(long, value_name = "QEMU", value_enum, default_value_t = Peer::Newest)]
+    qemu: Peer,
     /// Print the results as JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -79,12 +82,9 @@ pub fn run(args: &BootBenchArgs) -> Result<bool> {
     tools::ensure(&[tools::BUSYBOX, tools::QEMU])?;
     let binary = workspace::build_vmm()?;
     let place = place::choose(args.place, Some(&binary))?;
-    let qemu_version = qemu_version()?;
+    let (qemu, qemu_version) = peer::program(args.qemu)?;
     let folder = workspace::run_folder("bench")?;
-    let programs = [Vmm::VmIommu, Vmm::Qemu]
-        .map(|vmm| boot::program(vmm, Some(&binary)))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
+    let programs = vec![boot::program(Vmm::VmIommu, Some(&binary))?, qemu];
     let bed = TestBed::new(place, programs);
     let kernel = Kernel::get(&args.kernel)?;
     let disk_file = "disk".to_owned();
@@ -202,12 +202,6 @@ impl Bench<'_> {
             local,
         })
     }
-}
-
-fn qemu_version() -> Result<String> {
-    let mut command = Command::new(tools::require(tools::QEMU)?);
-    let text = proc::capture(command.arg("--version"), Duration::from_secs(30))?;
-    Ok(text.lines().next().unwrap_or("QEMU").to_owned())
 }
 
 fn times(result: &JobResult) -> Result<Times> {

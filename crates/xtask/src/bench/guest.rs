@@ -12,6 +12,7 @@ use crate::hypervisor::{Machine, Place, Vmm};
 use crate::initramfs::{self, Program};
 use crate::job::{self, Job, JobResult};
 use crate::kernel::{Choice, Kernel};
+use crate::peer::{self, Peer};
 use crate::testbed::{self, TestBed};
 use crate::ui::say;
 use crate::{place, tools, workspace};
@@ -59,6 +60,9 @@ pub struct GuestBenchArgs {
     /// How long one guest may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 150)]
     limit: u64,
+    /// Which QEMU ours is compared with.
+    #[arg(long, value_name = "QEMU", value_enum, default_value_t = Peer::Newest)]
+    qemu: Peer,
     /// Print the results as JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -187,10 +191,8 @@ pub fn run(args: &GuestBenchArgs) -> Result<bool> {
     };
     let place = place::choose(args.place, Some(&binary))?;
     let folder = workspace::run_folder("bench-guest")?;
-    let programs = [Vmm::VmIommu, Vmm::Qemu]
-        .map(|vmm| boot::program(vmm, Some(&binary)))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
+    let (qemu, qemu_version) = peer::program(args.qemu)?;
+    let programs = vec![boot::program(Vmm::VmIommu, Some(&binary))?, qemu];
     let kernel = Kernel::get(&args.kernel)?;
     disk::create(&folder.join(DISK))?;
     initramfs::guest(&kernel, &[reader], &folder.join(INITRD))?;
@@ -201,14 +203,17 @@ pub fn run(args: &GuestBenchArgs) -> Result<bool> {
         kernel_file: boot::stage_kernel(&kernel, &folder)?,
     };
     say(format!(
-        "Linux {}, {} processors, {} reads in flight",
+        "Linux {}, {} processors, {} reads in flight; against {qemu_version}",
         kernel.release, args.cpus, args.depth
     ));
     let readings = bench.readings(&folder)?;
     std::fs::remove_dir_all(&folder).ok();
     let table = Table::new(&readings);
     if args.json {
-        println!("{:#}", table.document(&kernel.release, &readings));
+        println!(
+            "{:#}",
+            table.document(&kernel.release, &qemu_version, &readings)
+        );
     } else {
         table.print();
     }
@@ -336,6 +341,16 @@ impl Bench<'_> {
         Ok(Reading { way, vmm, rates })
     }
 
+    /// The guest's unit, which translates DMA with either VMM. An old QEMU's AMD-Vi cannot.
+    fn unit(&self, Guest { way, vmm, .. }: Guest) -> String {
+        let mut unit = way.unit(self.args.iommu);
+        let asks = vmm == Vmm::Qemu && self.args.qemu == Peer::Newest;
+        if asks && self.args.iommu == Kind::Amdvi && way != Way::None {
+            unit.push_str(",dma-remap=on");
+        }
+        unit
+    }
+
     fn job(&self, guest: Guest) -> Result<Job> {
         let Guest { way, vmm, .. } = guest;
         let files = [self.kernel_file.as_str(), INITRD, DISK].map(str::to_owned);
@@ -352,7 +367,7 @@ impl Bench<'_> {
             window,
             ..
         } = self.args;
-        let unit = way.unit(self.args.iommu);
+        let unit = self.unit(guest);
         let machine = Machine {
             kernel,
             initrd,

@@ -158,6 +158,24 @@ impl Index {
             .with_context(|| format!("apt names no file with a SHA-256 for {package}"))
     }
 
+    /// Where a package of a suite is, and all that it needs, from nothing.
+    pub fn with_dependencies(&self, package: &str, suite: &str) -> Result<Vec<Source>> {
+        let text = proc::capture(
+            self.command("apt-get")
+                // An index of several hashes would have it name the weakest otherwise.
+                .args(["-o", "Acquire::ForceHash=SHA256"])
+                .args(["install", "--print-uris", "-qq", "--no-install-recommends"])
+                .args(["-t", suite, package])
+                .current_dir(&self.state),
+            TOOL_LIMIT,
+        )?;
+        let sources: Vec<Source> = text.lines().filter_map(parse_print_uris).collect();
+        if sources.is_empty() {
+            bail!("apt names no file with a SHA-256 for {package} of {suite}");
+        }
+        Ok(sources)
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         for option in &self.options {

@@ -74,7 +74,7 @@ impl Table {
         self.targets.iter().all(Target::met)
     }
 
-    pub fn document(&self, kernel: &str, readings: &[Reading]) -> Value {
+    pub fn document(&self, kernel: &str, qemu: &str, readings: &[Reading]) -> Value {
         let rows: Vec<Value> = self
             .rows
             .iter()
@@ -94,6 +94,7 @@ impl Table {
             .collect();
         json!({
             "kernel": kernel,
+            "qemu": qemu,
             "reads_per_second": rows,
             "targets": self.targets,
             "targets_met": self.met(),
