@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use vm_iommu_dma::unit::{CacheCounters, InspectedFault, InspectedRegister};
-use vm_iommu_dma::{IotlbCounters, WalkCacheCounters};
+use vm_iommu_dma::{DrainCounters, IotlbCounters, WalkCacheCounters};
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::amd::registers::{RingBase, Status, offset};
 use vm_iommu_spec::amd::{EventEntry, FaultReason};
@@ -51,6 +51,8 @@ pub struct Inspection {
     pub device_cache: CacheCounters,
     /// The cache of what device table entries say about interrupts.
     pub source_cache: CacheCounters,
+    /// Waits for accesses in flight, those of other units with the same epochs included.
+    pub drains: DrainCounters,
     /// The IOTLB.
     pub iotlb: IotlbCounters,
     /// The paging-structure cache.
@@ -172,6 +174,7 @@ impl AmdVi {
             cached,
             device_cache: self.devices.counters(),
             source_cache: self.sources.counters(),
+            drains: self.epochs.counters(),
             iotlb: self.iotlb.counters(),
             walk_cache: self.walk_cache.counters(),
             interrupt_cache: self.irtes.counters(),

@@ -198,6 +198,7 @@ impl Edu {
                 state.handle.read(transfer.memory, bytes)
             };
             state.last_fault = outcome.err().map(|partial| partial.fault);
+            state.handle.park();
         }
         let command = &mut state.registers.command;
         command.remove(Command::START);

@@ -8,6 +8,10 @@
 //! with a system call, unless every slot is parked.
 
 use std::sync::Arc;
+// No part of what the models explore.
+use std::sync::atomic::AtomicU64 as Counter;
+
+use serde::Serialize;
 
 use crate::barrier::Barrier;
 use crate::sync::{AtomicU64, Mutex, Ordering, fence, lock, relax};
@@ -24,6 +28,9 @@ const FIRST: u64 = 2;
 pub struct Epochs {
     era: AtomicU64,
     barrier: Barrier,
+    /// Drains, and those of them that some handle's not being parked made dearer.
+    drains: Counter,
+    barriers: Counter,
     slots: Mutex<Vec<Arc<EpochSlot>>>,
 }
 
@@ -38,6 +45,8 @@ impl Epochs {
         Self {
             era: AtomicU64::new(FIRST),
             barrier,
+            drains: Counter::new(0),
+            barriers: Counter::new(0),
             slots: Mutex::new(Vec::new()),
         }
     }
@@ -59,13 +68,23 @@ impl Epochs {
         self.era.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// What drains came to.
+    pub fn counters(&self) -> DrainCounters {
+        DrainCounters {
+            drains: self.drains.load(Ordering::Relaxed),
+            barriers: self.barriers.load(Ordering::Relaxed),
+        }
+    }
+
     /// Begins to wait for every access that is in flight now. What it waits for to end must have
     /// been made unreachable before.
     pub fn drain(&self) -> Drain {
         let era = self.era.fetch_add(1, Ordering::SeqCst) + 1;
         fence(Ordering::SeqCst);
         let slots = lock(&self.slots);
+        self.drains.fetch_add(1, Ordering::Relaxed);
         if slots.iter().any(|slot| !slot.is_parked()) {
+            self.barriers.fetch_add(1, Ordering::Relaxed);
             self.barrier.heavy();
         }
         let older = slots.iter().filter(|slot| slot.is_older_than(era));
@@ -74,6 +93,15 @@ impl Epochs {
             busy: older.cloned().collect(),
         }
     }
+}
+
+/// What drains came to since the epochs were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DrainCounters {
+    /// Drains.
+    pub drains: u64,
+    /// Those that needed a fence of all threads, since not every handle was parked.
+    pub barriers: u64,
 }
 
 /// One handle's place among the epochs, on a cache line pair of its own.

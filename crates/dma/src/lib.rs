@@ -46,7 +46,7 @@ mod walk_cache;
 
 pub use acknowledge::{Acknowledgement, Awaited};
 pub use atc::{Atc, AtcConfig, AtcCounters, AtcHandle, AtcPage};
-pub use epoch::{Drain, EpochSlot, Epochs};
+pub use epoch::{Drain, DrainCounters, EpochSlot, Epochs};
 pub use handle::{DmaHandle, Partial};
 pub use interrupt::{DiscardMsi, InterruptRemapper, MsiSink, MsiVector, RouteSink};
 pub use iotlb::{FillToken, Iotlb, IotlbConfig, IotlbCounters, IotlbEntry};

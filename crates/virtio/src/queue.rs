@@ -166,6 +166,17 @@ impl VirtQueue {
     pub fn serve(
         &mut self,
         budget: usize,
+        request: impl FnMut(&DmaHandle, &Chain) -> u32,
+    ) -> Result<Served, QueueError> {
+        let served = self.serve_some(budget, request);
+        // Whatever comes next waits for the driver, or for other queues' turns.
+        self.dma.park();
+        served
+    }
+
+    fn serve_some(
+        &mut self,
+        budget: usize,
         mut request: impl FnMut(&DmaHandle, &Chain) -> u32,
     ) -> Result<Served, QueueError> {
         let before = self.queue.next_used();

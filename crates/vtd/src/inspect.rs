@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use vm_iommu_dma::unit::{CacheCounters, InspectedFault, InspectedRegister};
-use vm_iommu_dma::{IotlbCounters, WalkCacheCounters};
+use vm_iommu_dma::{DrainCounters, IotlbCounters, WalkCacheCounters};
 use vm_iommu_spec::vtd::registers::{
     FaultStatus, GlobalBits, QueueErrorRecord, QueuePointer, offset,
 };
@@ -38,6 +38,8 @@ pub struct Inspection {
     pub cached_requesters: Vec<u16>,
     /// The context cache.
     pub context_cache: CacheCounters,
+    /// Waits for accesses in flight, those of other units with the same epochs included.
+    pub drains: DrainCounters,
     /// The IOTLB.
     pub iotlb: IotlbCounters,
     /// The paging-structure cache.
@@ -161,6 +163,7 @@ impl Vtd {
             more_requesters,
             cached_requesters: cached_sources(&self.contexts),
             context_cache: self.contexts.counters(),
+            drains: self.epochs.counters(),
             iotlb: self.iotlb.counters(),
             walk_cache: self.walk_cache.counters(),
             interrupt_cache: self.irtes.counters(),

@@ -260,6 +260,16 @@ fn dma_copies_to_the_buffer_and_back() {
 }
 
 #[test]
+fn an_invalidation_after_a_transfer_needs_no_system_call() {
+    let guest = Guest::new();
+    guest.transfer(0x1234, 0x4_0000, 16, 0b001);
+    assert_eq!(guest.fault(), None);
+    let epochs = &guest.edu.port().upstream().epochs;
+    epochs.drain().wait();
+    assert_eq!(epochs.counters().barriers, 0);
+}
+
+#[test]
 fn a_refused_transfer_ends_with_one_interrupt_and_its_fault() {
     let guest = Guest::new();
     guest.enable_msi();

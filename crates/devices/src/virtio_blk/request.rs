@@ -13,8 +13,8 @@ use vm_iommu_dma::DmaHandle;
 use vm_iommu_virtio::{BufferError, Chain, Cursor};
 
 use super::{
-    ID_BYTES, MAX_DATA, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS, MAX_WRITE_ZEROES_SECTORS,
-    SECTOR, VirtioBlk,
+    BlockBackend, ID_BYTES, MAX_DATA, MAX_DISCARD_SECTORS, MAX_DISCARD_SEGMENTS,
+    MAX_WRITE_ZEROES_SECTORS, SECTOR, VirtioBlk,
 };
 
 /// The length of the header: type, reserved, sector.
@@ -130,7 +130,7 @@ impl VirtioBlk {
                 self.write(dma, offset, &mut output, bounce)?;
                 self.settle()
             }
-            VIRTIO_BLK_T_FLUSH if !self.read_only => Ok(self.backend.flush()?),
+            VIRTIO_BLK_T_FLUSH if !self.read_only => Ok(self.backend(dma).flush()?),
             VIRTIO_BLK_T_GET_ID => {
                 let len = input.left().min(ID_BYTES as u64) as usize;
                 Ok(input.write(dma, &self.id[..len])?)
@@ -177,7 +177,7 @@ impl VirtioBlk {
     ) -> Result<(), RequestError> {
         while input.left() > 0 {
             let part = first(bounce, input.left());
-            self.backend.read_at(offset, part)?;
+            self.backend(dma).read_at(offset, part)?;
             input.write(dma, part)?;
             offset += part.len() as u64;
         }
@@ -194,7 +194,7 @@ impl VirtioBlk {
         while output.left() > 0 {
             let part = first(bounce, output.left());
             output.read(dma, part)?;
-            self.backend.write_at(offset, part)?;
+            self.backend(dma).write_at(offset, part)?;
             offset += part.len() as u64;
         }
         Ok(())
@@ -237,13 +237,19 @@ impl VirtioBlk {
         }
         for (offset, len, flags) in ranges.into_iter().filter(|&(_, len, _)| len > 0) {
             if discard {
-                self.backend.discard(offset, len)?;
+                self.backend(dma).discard(offset, len)?;
             } else {
                 let unmap = flags & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
-                self.backend.write_zeroes(offset, len, unmap)?;
+                self.backend(dma).write_zeroes(offset, len, unmap)?;
             }
         }
         Ok(())
+    }
+
+    /// The backend, which may block: meanwhile no invalidation looks for accesses of this queue.
+    fn backend(&self, dma: &DmaHandle) -> &dyn BlockBackend {
+        dma.park();
+        &*self.backend
     }
 
     /// Makes what was just written safe, unless the driver asks for that by itself.

@@ -32,6 +32,23 @@ fn a_slot_that_left_and_entered_again_is_not_awaited() {
 }
 
 #[test]
+fn only_a_slot_that_is_not_parked_costs_a_drain_a_barrier() {
+    let epochs = Epochs::default();
+    let slot = epochs.register();
+    let barriers = || {
+        epochs.drain().wait();
+        epochs.counters().barriers
+    };
+    assert_eq!(barriers(), 0);
+    slot.enter(&epochs);
+    slot.leave();
+    assert_eq!(barriers(), 1);
+    slot.park();
+    assert_eq!(barriers(), 1);
+    assert_eq!(epochs.counters().drains, 3);
+}
+
+#[test]
 fn idle_and_dropped_slots_hold_nothing_up() {
     let epochs = Epochs::default();
     let _idle = epochs.register();

@@ -41,6 +41,17 @@ fn a_request_in_pieces_is_served() {
 }
 
 #[test]
+fn an_invalidation_after_a_request_needs_no_system_call() {
+    let (mut machine, _) = started(Features::empty());
+    let epochs = Arc::clone(&machine.function.port().upstream().epochs);
+    machine.send(0, &[b"hello"], &[5]);
+    machine.kick(0);
+    assert_eq!(machine.used(0), [(0, 5)]);
+    epochs.drain().wait();
+    assert_eq!(epochs.counters().barriers, 0);
+}
+
+#[test]
 fn the_rings_wrap() {
     let (mut machine, _) = started(Features::EVENT_IDX);
     for round in 0..40_u32 {
