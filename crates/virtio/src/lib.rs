@@ -54,7 +54,7 @@
 //!
 //! let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
 //! let port = DmaPort::new(Upstream::direct(GuestRam::new(memory)));
-//! let function = VirtioPci::new(Arc::new(Constant([7; 8])), port, false).unwrap();
+//! let function = VirtioPci::new(Arc::new(Constant([7; 8])), port, Features::INDIRECT_DESC).unwrap();
 //! // Now a fabric gives it to a guest. No driver has enabled the queue yet:
 //! assert_eq!(function.process_queue(0), Progress::Idle);
 //! ```

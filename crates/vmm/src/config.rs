@@ -295,6 +295,9 @@ pub struct VirtioBlkConfig {
     pub read_only: bool,
     /// `queues=N`: number of request queues; one for each CPU if not given.
     pub queues: Option<u16>,
+    /// `indirect=on|off`: whether the guest may put descriptors into tables of their own; only
+    /// where nothing is translated if not given, since each table is one more mapping.
+    pub indirect: Option<bool>,
     /// `port=N`: 0 for the root bus, else behind the root port of unit N.
     pub port: u8,
 }

@@ -237,6 +237,8 @@ fn prepare(
         memory: guest.memory.clone(),
         iommu: guest.iommu.clone(),
         disk: format!("{name}.disk"),
+        // So that guests meet both.
+        indirect: guest.cpus > 1,
         edu: true,
         report: (vmm == Vmm::VmIommu).then(|| format!("{name}.report.json")),
     };

@@ -65,6 +65,8 @@ pub struct Machine {
     pub iommu: String,
     /// The raw disk image.
     pub disk: String,
+    /// Whether our disk offers indirect descriptors behind a unit; QEMU's always does.
+    pub indirect: bool,
     /// Whether the edu device is there.
     pub edu: bool,
     /// Where the VMM leaves its own report; QEMU has none.
@@ -138,7 +140,11 @@ impl Machine {
             0 | 1 => "",
             _ => ",port=1",
         };
-        let disk = format!("virtio-blk,path={},queues={queues}{port}", self.disk);
+        let indirect = if self.indirect { ",indirect=on" } else { "" };
+        let disk = format!(
+            "virtio-blk,path={},queues={queues}{indirect}{port}",
+            self.disk
+        );
         list.pair("--device", disk);
         if self.edu {
             list.pair("--device", "edu");

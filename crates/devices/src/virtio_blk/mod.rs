@@ -4,10 +4,10 @@
 //! use std::path::Path;
 //! use std::sync::Arc;
 //! use vm_iommu_devices::{IoThread, QueueEvents, VirtioBlk};
-//! use vm_iommu_virtio::VirtioPci;
+//! use vm_iommu_virtio::{Features, VirtioPci};
 //! # fn add(port: Arc<vm_iommu_dma::DmaPort>) -> Result<(), Box<dyn std::error::Error>> {
 //! let disk = VirtioBlk::open(Path::new("disk.img"), false, 4)?;
-//! let function = VirtioPci::new(disk, port, true)?;
+//! let function = VirtioPci::new(disk, port, Features::ACCESS_PLATFORM)?;
 //! let thread = IoThread::spawn("disk")?;
 //! thread.add(QueueEvents::new(function))?;
 //! # Ok(())
@@ -41,10 +41,10 @@ pub const SECTOR: u64 = 512;
 /// The most queues a device can have.
 pub const MAX_QUEUES: u16 = 256;
 
-/// Entries of each queue.
-const QUEUE_SIZE: u16 = 256;
+/// Entries of each queue: enough for four of the largest requests without indirect descriptors.
+const QUEUE_SIZE: u16 = 1024;
 /// The most data segments of a request: beside its header and its status.
-const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+const SEG_MAX: u32 = QUEUE_SIZE as u32 / 4 - 2;
 /// The longest data segment in bytes.
 const SIZE_MAX: u32 = 64 * 1024;
 /// The most data of a request, in bytes: what a driver that keeps to both can ask for.

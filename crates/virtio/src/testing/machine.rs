@@ -97,7 +97,9 @@ impl Machine {
         });
         port.set_requester(Self::REQUESTER);
         port.set_bus_master(true);
-        let function = VirtioPci::new(device, port, access_platform).unwrap();
+        let mut offer = Features::INDIRECT_DESC;
+        offer.set(Features::ACCESS_PLATFORM, access_platform);
+        let function = VirtioPci::new(device, port, offer).unwrap();
         let rings = (0..u64::from(function.queues()))
             .map(|index| Ring {
                 base: RINGS * (index + 1),

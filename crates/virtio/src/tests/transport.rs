@@ -187,7 +187,7 @@ fn the_window_in_config_space_reaches_the_structures() {
 fn impossible_devices_are_refused() {
     let port = Arc::clone(started().function.port());
     for sizes in [&[][..], &[0], &[48], &[16; 1025]] {
-        let refused = VirtioPci::new(Echo::new(sizes), port.clone(), false);
+        let refused = VirtioPci::new(Echo::new(sizes), port.clone(), Features::empty());
         assert!(matches!(refused, Err(NewError::Queues { .. })));
     }
 }

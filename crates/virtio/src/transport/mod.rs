@@ -82,15 +82,19 @@ pub struct VirtioPci {
 }
 
 impl VirtioPci {
-    /// A function around `device`, with `port` to memory. `access_platform` says that what the
-    /// device puts on the bus is translated: the driver must then use the platform's addresses.
+    /// A function around `device`, with `port` to memory. `offer` says which of two features the
+    /// transport offers beside those it always does. With [`Features::ACCESS_PLATFORM`], what the
+    /// device puts on the bus is translated, and the driver must use the platform's addresses.
+    /// With [`Features::INDIRECT_DESC`], the driver may put descriptors into tables of their own,
+    /// which saves it room in the queue; where addresses are translated, each such table is one more
+    /// mapping that it makes and one more invalidation that it waits for.
     ///
     /// # Errors
     /// See [`NewError`].
     pub fn new(
         device: Arc<dyn VirtioDevice>,
         port: Arc<DmaPort>,
-        access_platform: bool,
+        offer: Features,
     ) -> Result<Arc<Self>, NewError> {
         let sizes = device.queue_sizes();
         let possible = |size: &u16| size.is_power_of_two();
@@ -104,12 +108,11 @@ impl VirtioPci {
             return Err(NewError::ConfigLen { len });
         }
         let (config, window) = layout::config_space(device.as_ref(), &port)?;
-        let mut offered = device.features()
-            | Features::INDIRECT_DESC
+        let offered = device.features()
+            | offer & (Features::ACCESS_PLATFORM | Features::INDIRECT_DESC)
             | Features::EVENT_IDX
             | Features::VERSION_1
             | Features::RING_RESET;
-        offered.set(Features::ACCESS_PLATFORM, access_platform);
         Ok(Arc::new(Self {
             common: Mutex::new(Common::new(sizes)),
             slots: sizes

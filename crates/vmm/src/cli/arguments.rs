@@ -164,6 +164,8 @@ pub(super) struct RunArguments {
     ///   iommu=on           whether it sits behind the unit
     ///   readonly=off       whether the guest may not write
     ///   queues=N           number of request queues; one for each CPU if not given
+    ///   indirect=on|off    whether the guest may use indirect descriptors; off behind the unit
+    ///                      if not given, where each would be one more mapping
     ///   port=0             0: on the root bus; N: behind the root port of unit N, counted from 0
     ///
     /// edu, the educational device 1234:11e8, with its options and their defaults:

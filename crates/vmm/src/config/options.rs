@@ -81,10 +81,15 @@ impl Options {
 
     /// `on` or `off`, or `default` if the key was not given.
     pub fn switch(&self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
+        Ok(self.optional_switch(key)?.unwrap_or(default))
+    }
+
+    /// `on` or `off`, if it is given.
+    pub fn optional_switch(&self, key: &'static str) -> Result<Option<bool>, ConfigError> {
         match self.text(key) {
-            None => Ok(default),
-            Some("on") => Ok(true),
-            Some("off") => Ok(false),
+            None => Ok(None),
+            Some("on") => Ok(Some(true)),
+            Some("off") => Ok(Some(false)),
             Some(value) => Err(self.unusable(key, value, "on or off")),
         }
     }

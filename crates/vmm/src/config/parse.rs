@@ -149,7 +149,7 @@ fn virtio_blk(words: Vec<String>) -> Result<VirtioBlkConfig, ConfigError> {
     let options = Options::new(
         "virtio-blk",
         words,
-        &["path", "iommu", "readonly", "queues", "port"],
+        &["path", "iommu", "readonly", "queues", "indirect", "port"],
     )?;
     Ok(VirtioBlkConfig {
         path: options.path("path")?,
@@ -160,6 +160,7 @@ fn virtio_blk(words: Vec<String>) -> Result<VirtioBlkConfig, ConfigError> {
                 (1..=u64::from(VirtioBlkConfig::MAX_QUEUES)).contains(&n)
             })?
             .map(|n| n as u16),
+        indirect: options.optional_switch("indirect")?,
         port: port(&options)?,
     })
 }

@@ -195,6 +195,7 @@ fn a_device_is_a_disk_or_edu() {
         iommu: true,
         read_only: false,
         queues: None,
+        indirect: None,
         port: 0,
     };
     for (text, expected) in [
@@ -203,11 +204,12 @@ fn a_device_is_a_disk_or_edu() {
             Ok(DeviceConfig::VirtioBlk(disk.clone())),
         ),
         (
-            "virtio-blk,path=d.img,iommu=off,readonly=on,queues=4",
+            "virtio-blk,path=d.img,iommu=off,readonly=on,queues=4,indirect=off",
             Ok(DeviceConfig::VirtioBlk(VirtioBlkConfig {
                 iommu: false,
                 read_only: true,
                 queues: Some(4),
+                indirect: Some(false),
                 ..disk.clone()
             })),
         ),

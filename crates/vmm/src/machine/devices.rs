@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vm_iommu_devices::{Edu, EduConfig, IoThread, QueueEvents, VirtioBlk};
 use vm_iommu_dma::{DmaPort, Epochs, GuestRam, Upstream};
 use vm_iommu_pci::{AcsFlags, BusId, DevFn, Fabric, FunctionId, PciFunction, PortKind};
-use vm_iommu_virtio::VirtioPci;
+use vm_iommu_virtio::{Features, VirtioPci};
 
 use super::MachineError;
 use super::unit::RemappingUnit;
@@ -162,7 +162,10 @@ fn disk_function(
     served: bool,
 ) -> Result<Arc<VirtioPci>, MachineError> {
     let device = VirtioBlk::open(&disk.path, disk.read_only, queues)?;
-    Ok(VirtioPci::new(device, DmaPort::new(upstream), served)?)
+    let mut offer = Features::empty();
+    offer.set(Features::ACCESS_PLATFORM, served);
+    offer.set(Features::INDIRECT_DESC, disk.indirect.unwrap_or(!served));
+    Ok(VirtioPci::new(device, DmaPort::new(upstream), offer)?)
 }
 
 fn edu_function(edu: &config::EduConfig, upstream: Upstream) -> Result<Edu, MachineError> {

@@ -190,6 +190,7 @@ impl Bench<'_> {
             memory: self.args.memory.clone(),
             iommu: "vtd".to_owned(),
             disk,
+            indirect: false,
             edu: false,
             report: (vmm == Vmm::VmIommu && mode == "profile").then(|| "report.json".to_owned()),
         };

@@ -380,6 +380,7 @@ impl Bench<'_> {
             memory: self.args.memory.clone(),
             iommu: unit,
             disk,
+            indirect: false,
             edu: false,
             report: None,
         };

@@ -10,6 +10,7 @@ fn machine() -> Machine {
         cpus: 2,
         memory: "1G".to_owned(),
         iommu: "vtd".to_owned(),
+        indirect: false,
         disk: "disk".to_owned(),
         edu: true,
         report: None,

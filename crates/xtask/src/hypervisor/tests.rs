@@ -9,6 +9,7 @@ fn machine(iommu: &str) -> Machine {
         memory: "1G".to_owned(),
         iommu: iommu.to_owned(),
         disk: "d".to_owned(),
+        indirect: false,
         edu: true,
         report: Some("r".to_owned()),
     }
