@@ -26,6 +26,9 @@ pub struct Report {
     times_ms: crate::machine::Milliseconds,
     /// How often processors left the guest for this process, by kind.
     pub exits: BTreeMap<&'static str, u64>,
+    /// How much processor time each thread took, in milliseconds by its name. A CPU's includes the
+    /// guest's.
+    pub threads_ms: BTreeMap<String, f64>,
     /// Interrupts.
     pub interrupts: InterruptCounters,
     /// Accesses that no device answered.
@@ -47,6 +50,7 @@ impl Report {
         machine: &Machine,
         ending: &Ending,
         exits: impl IntoIterator<Item = &'a ExitCounters>,
+        threads_ms: BTreeMap<String, f64>,
     ) -> Self {
         Self {
             ending: ending.name(),
@@ -54,6 +58,7 @@ impl Report {
             exit_code: ending.exit_code(),
             times_ms: machine.milliseconds(),
             exits: ExitCounters::total(exits),
+            threads_ms,
             interrupts: machine.router().counters(),
             bus: machine.bus().counters(),
             groups: machine.isolation_groups(),

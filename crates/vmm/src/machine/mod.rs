@@ -11,6 +11,7 @@ mod segment;
 mod smbus;
 #[cfg(test)]
 mod tests;
+mod thread_times;
 mod times;
 mod unit;
 

@@ -5,6 +5,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use super::processors::Exits;
+use super::thread_times::{self, ThreadTimes};
 use super::{Ending, Machine, MachineError};
 use crate::io::{ConsoleInput, InputThread, RawMode};
 use crate::kvm::{ExitCounters, KickSignal, KvmError, Leave, Vcpu};
@@ -57,17 +58,20 @@ impl Machine {
             }
         }
         let ending = self.stop.wait();
-        join(threads, self.kick);
+        let mut thread_times = thread_times::of_all();
+        thread_times.extend(join(threads, self.kick));
         drop(input);
         drop(raw_mode);
         if let Some(error) = failure {
             return Err(error.into());
         }
-        let report = Report::new(&self, &ending, counters.iter().map(AsRef::as_ref));
+        let counters = counters.iter().map(AsRef::as_ref);
+        let report = Report::new(&self, &ending, counters, thread_times);
         Ok(Outcome { ending, report })
     }
 
-    fn start(&self, mut vcpu: Vcpu) -> Result<JoinHandle<()>, KvmError> {
+    /// A CPU's thread; it ends with the processor time that it took.
+    fn start(&self, mut vcpu: Vcpu) -> Result<VcpuThread, KvmError> {
         let exits = Exits {
             bus: Arc::clone(&self.bus),
             ioapic: Arc::clone(&self.ioapic),
@@ -77,27 +81,35 @@ impl Machine {
             .name(format!("vcpu{}", vcpu.index()))
             .spawn(move || {
                 let ending = match vcpu.run(&exits) {
-                    Leave::Stopped => return,
-                    Leave::TripleFault => Ending::TripleFault,
-                    Leave::Reset => Ending::Reset,
-                    Leave::PowerOff => Ending::PowerOff,
-                    Leave::Crashed(crash) => Ending::Crashed(crash),
+                    Leave::Stopped => None,
+                    Leave::TripleFault => Some(Ending::TripleFault),
+                    Leave::Reset => Some(Ending::Reset),
+                    Leave::PowerOff => Some(Ending::PowerOff),
+                    Leave::Crashed(crash) => Some(Ending::Crashed(crash)),
                 };
-                exits.stop.stop(ending);
+                if let Some(ending) = ending {
+                    exits.stop.stop(ending);
+                }
+                thread_times::of_this()
             })
             .map_err(KvmError::host("start a CPU's thread"))
     }
 }
 
+type VcpuThread = JoinHandle<Option<(String, f64)>>;
+
 /// Takes all threads out of the guest until each has noticed that the machine stops.
-fn join(threads: Vec<JoinHandle<()>>, kick: KickSignal) {
+fn join(threads: Vec<VcpuThread>, kick: KickSignal) -> ThreadTimes {
+    let mut times = ThreadTimes::new();
     for thread in threads {
         while !thread.is_finished() {
             kick.kick(&thread);
             std::thread::sleep(Duration::from_micros(200));
         }
-        if thread.join().is_err() {
-            log::error!("a CPU's thread panicked");
+        match thread.join() {
+            Ok(time) => times.extend(time),
+            Err(_) => log::error!("a CPU's thread panicked"),
         }
     }
+    times
 }

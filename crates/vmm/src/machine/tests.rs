@@ -6,7 +6,7 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch};
 use tempfile::NamedTempFile;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{Machine, MachineError, Unit};
+use super::{Machine, MachineError, Unit, thread_times};
 use crate::config::MachineConfig;
 use crate::io::Console;
 use crate::kvm::KvmError;
@@ -258,4 +258,21 @@ fn a_machine_that_cannot_be_says_why() {
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("a machine without its disk"),
     }
+}
+
+#[test]
+fn a_threads_processor_time_is_found_under_its_name() {
+    let worker = std::thread::Builder::new().name("counts".to_owned());
+    let worker = worker.spawn(|| {
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < std::time::Duration::from_millis(20) {
+            std::hint::spin_loop();
+        }
+        (thread_times::of_all(), thread_times::of_this())
+    });
+    let (all, own) = worker.unwrap().join().unwrap();
+    let (name, milliseconds) = own.unwrap();
+    assert_eq!(name, "counts");
+    // Other work may have had the processor, but a thread that spins gets some of it.
+    assert!(milliseconds > 0.0 && all["counts"] <= milliseconds);
 }

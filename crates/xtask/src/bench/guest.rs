@@ -19,6 +19,7 @@ use crate::{place, tools, workspace};
 use anyhow::{Result, bail};
 use clap::Args;
 use judge::{Reading, Table};
+use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
@@ -223,6 +224,11 @@ pub fn run(args: &GuestBenchArgs) -> Result<bool> {
 const DISK: &str = "disk";
 const INITRD: &str = "reader.cpio";
 
+/// Where our VMM leaves its account of a guest.
+fn report_file(guest: Guest) -> String {
+    format!("{}.report.json", guest.name())
+}
+
 struct Bench<'a> {
     args: &'a GuestBenchArgs,
     place: Place,
@@ -338,7 +344,15 @@ impl Bench<'_> {
             testbed::show_console(folder, result);
             bail!("{}: {problem}", result.name);
         }
-        Ok(Reading { way, vmm, rates })
+        let report = std::fs::read(folder.join(report_file(guest))).unwrap_or_default();
+        let report: Value = serde_json::from_slice(&report).unwrap_or_default();
+        Ok(Reading {
+            way,
+            vmm,
+            rates,
+            exits: report["exits"].clone(),
+            threads_ms: report["threads_ms"].clone(),
+        })
     }
 
     /// The guest's unit, which translates DMA with either VMM. An old QEMU's AMD-Vi cannot.
@@ -382,7 +396,7 @@ impl Bench<'_> {
             disk,
             indirect: false,
             edu: false,
-            report: None,
+            report: (vmm == Vmm::VmIommu).then(|| report_file(guest)),
         };
         let mut argv = vec![self.bed.program(boot::program_name(vmm))];
         argv.extend(machine.arguments(vmm, self.place)?);

@@ -13,6 +13,10 @@ pub struct Reading {
     pub vmm: Vmm,
     /// Reads a second, by window.
     pub rates: Vec<f64>,
+    /// How often our VMM's processors left the guest, and its threads' processor time, of the
+    /// whole boot; null for QEMU.
+    pub exits: Value,
+    pub threads_ms: Value,
 }
 
 /// The least that ours may be, as a part of something else in the same run.
@@ -89,6 +93,8 @@ impl Table {
                     "way": reading.way.label(),
                     "vmm": reading.vmm.label(),
                     "reads_per_second": reading.rates,
+                    "exits": reading.exits,
+                    "threads_ms": reading.threads_ms,
                 })
             })
             .collect();

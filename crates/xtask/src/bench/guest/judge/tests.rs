@@ -5,6 +5,8 @@ fn reading(way: Way, vmm: Vmm, rates: &[f64]) -> Reading {
         way,
         vmm,
         rates: rates.to_vec(),
+        exits: Value::Null,
+        threads_ms: Value::Null,
     }
 }
 
