@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vm_iommu_dma::{DmaRemapper, Iotlb, Space, Translation};
 use vm_iommu_pagetable::{
-    AmdV1, AmdV1Config, AttributeFlags, Nested, Translation as Page, X86_64, X86_64Config,
+    AmdV1, AmdV1Config, AttributeFlags, Translation as Page, X86_64, X86_64Config,
 };
 use vm_iommu_spec::amd::{Device, FaultReason as Reason, GuestTables, HostTables};
 use vm_iommu_spec::{
@@ -323,17 +323,10 @@ impl AmdVi {
                 second,
                 second_root,
             } => {
-                let walk = ram.tables(|memory| {
-                    let nested = Nested {
-                        first,
-                        second,
-                        second_root: *second_root,
-                        memory,
-                    };
-                    nested
-                        .translate(*first_root, address, access)
-                        .map_err(Refusal::of_nested)
-                })?;
+                let stages = ((first, *first_root), (second, *second_root));
+                let walk = cache
+                    .translate_nested(ram, space, stages.0, stages.1, address, access)
+                    .map_err(Refusal::of_nested)?;
                 return Ok(Page {
                     output: walk.output,
                     page_shift: walk.page_shift,

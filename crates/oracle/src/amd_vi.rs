@@ -1,6 +1,8 @@
 //! AMD-Vi: what a unit makes of a request of a device, by 48882 sections 2.2.2 (device table),
 //! 2.2.6.3 (guest CR3 tables), 2.2.5 (interrupt remapping) and 2.5 (events).
 
+use std::ops::RangeInclusive;
+
 use crate::amd_v1::AmdV1;
 use crate::nested::nested;
 use crate::page_walk::{Access, Memory, Refusal, Why, bit, bits};
@@ -14,6 +16,15 @@ const PAGE_FAULT: u8 = 2;
 const DEVICE_TABLE_ERROR: u8 = 3;
 /// PAGE_TAB_HARDWARE_ERROR.
 const PAGE_TABLE_ERROR: u8 = 4;
+/// INVALID_DEVICE_REQUEST.
+const INVALID_REQUEST: u8 = 8;
+
+/// Addresses that HyperTransport has for interrupts.
+const HT_INTERRUPTS: RangeInclusive<u64> = 0xfd_f800_0000..=0xfd_f8ff_ffff;
+/// Addresses that HyperTransport has for system management.
+const HT_SYSTEM_MANAGEMENT: RangeInclusive<u64> = 0xfd_f910_0000..=0xfd_f91f_ffff;
+/// Addresses that HyperTransport has for port I/O.
+const HT_PORT_IO: RangeInclusive<u64> = 0xfd_fc00_0000..=0xfd_fdff_ffff;
 
 /// The capabilities that matter to a request.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +47,10 @@ pub struct AmdViCapabilities {
     pub host_dirty: bool,
     /// EPHSup.
     pub enhanced_page_requests: bool,
-    /// SMIs pass, as they do without SMI filters.
-    pub smi_passes: bool,
+    /// The number of SMI filter registers.
+    pub smi_filters: usize,
+    /// HtRangeIgnore: HyperTransport's ranges are addresses like others.
+    pub ht_range_ignore: bool,
     /// EFR.NumIntRemapSup: 1 if interrupt remapping tables may have 2048 entries.
     pub long_interrupt_tables: bool,
     /// DevTblSegSup: up to 2^n segments of the device table.
@@ -55,6 +68,12 @@ pub struct AmdViRegisters {
     pub control: u64,
     /// Device Table Base Address Register, and those of segments 1 to 7.
     pub device_tables: [u64; 8],
+    /// Exclusion Base Register.
+    pub exclusion_base: u64,
+    /// Exclusion Range Limit Register.
+    pub exclusion_limit: u64,
+    /// SMI Filter Registers.
+    pub smi_filters: [u64; 16],
 }
 
 /// A refused request: the event that reports it.
@@ -117,8 +136,17 @@ pub struct AmdViInterrupt {
     pub level: bool,
 }
 
-/// What becomes of an untranslated request of `source` to `address`, outside the special address
-/// ranges: the output address, or why it is refused. The guest CR3 table is looked at before IR
+/// What becomes of an interrupt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AmdViDelivery {
+    /// The processors receive it.
+    Processors(AmdViInterrupt),
+    /// It is posted to a guest.
+    Guest,
+}
+
+/// What becomes of an untranslated request of `source` to `address`, outside the interrupt address
+/// range: the output address, or why it is refused. The guest CR3 table is looked at before IR
 /// and IW, since it is the same for all accesses.
 ///
 /// # Errors
@@ -197,11 +225,45 @@ pub fn amd_vi_request(
         Some(pasid) => Some(pasid),
         None => (guest && bit(entry[0], 54)).then_some(0),
     };
-    // 8. TV clear: nothing is translated, and nothing passes.
+    // 8. Addresses that are not guest virtual may lie in a special range. What the exclusion range
+    //    (ExEn; for all devices with Allow, else for those with EX) holds passes.
+    if pasid.is_none() || !bit(entry[0], 1) {
+        let base = registers.exclusion_base;
+        let first = bits(base, 51, 12) * 4096;
+        let last = bits(registers.exclusion_limit, 51, 12) * 4096 + 4095;
+        let excluded = bit(base, 0) && (bit(base, 1) || bit(entry[1], 39));
+        if excluded && (first..=last).contains(&address) {
+            return Ok(address);
+        }
+        // HyperTransport's interrupts do not come this way. SysMgt and IoCtl say whether system
+        // management and port I/O are blocked, pass, or are translated; of system management's
+        // messages, those that are interrupts do not come this way either.
+        let invalid = AmdViRefusal::of(INVALID_REQUEST);
+        if !capabilities.ht_range_ignore {
+            if HT_INTERRUPTS.contains(&address) {
+                return Err(invalid);
+            }
+            if HT_SYSTEM_MANAGEMENT.contains(&address) {
+                match bits(entry[1], 41, 40) {
+                    0 | 2 => return Err(invalid),
+                    1 => return Ok(address),
+                    _ => {}
+                }
+            }
+            if HT_PORT_IO.contains(&address) {
+                match bits(entry[1], 36, 35) {
+                    0 => return Err(invalid),
+                    1 => return Ok(address),
+                    _ => {}
+                }
+            }
+        }
+    }
+    // 9. TV clear: nothing is translated, and nothing passes.
     if !bit(entry[0], 1) {
         return Err(fault);
     }
-    // 9. IR and IW are the topmost permissions.
+    // 10. IR and IW are the topmost permissions.
     let denied = access.write && !bit(entry[0], 62) || access.read && !bit(entry[0], 61);
     let denied = denied.then_some(fault.present().permission());
     let host = (mode != 0).then_some((
@@ -225,7 +287,7 @@ pub fn amd_vi_request(
                 .map_err(refusal_of),
         };
     };
-    // 10. The guest CR3 table: levels of nine bits of the PASID each, the third of two. Its
+    // 11. The guest CR3 table: levels of nine bits of the PASID each, the third of two. Its
     //     entries hold guest physical addresses, and so does the device table entry if GCR3TRPMode
     //     says so.
     let width = match cr3_levels {
@@ -275,7 +337,7 @@ pub fn amd_vi_request(
     if let Some(denied) = denied {
         return Err(denied);
     }
-    // 11. The guest tables, whose addresses the host tables translate, if there are any. Guest
+    // 12. The guest tables, whose addresses the host tables translate, if there are any. Guest
     //     tables always have their flags set.
     let tables = X86_64 {
         levels: guest_levels,
@@ -321,7 +383,7 @@ pub fn amd_vi_interrupt(
     source: u16,
     address: u32,
     data: u32,
-) -> Result<AmdViInterrupt, AmdViRefusal> {
+) -> Result<AmdViDelivery, AmdViRefusal> {
     let (address, data) = (u64::from(address), u64::from(data));
     let unmapped = AmdViInterrupt {
         destination: bits(address, 19, 12) as u32,
@@ -330,6 +392,7 @@ pub fn amd_vi_interrupt(
         vector: bits(data, 7, 0) as u8,
         level: bit(data, 15),
     };
+    let unmapped = AmdViDelivery::Processors(unmapped);
     // 1. While the unit is disabled, interrupts pass.
     if !bit(registers.control, 0) {
         return Ok(unmapped);
@@ -360,10 +423,20 @@ pub fn amd_vi_interrupt(
     //    512 entries (NumIntRemapMode), bits 10:8 of the data belong to the index instead.
     let blocked = AmdViRefusal::of(PAGE_FAULT).permission();
     let long = control == 2 && length > 9;
-    let passes = match unmapped.delivery_mode {
+    let passes = match bits(data, 10, 8) {
         _ if long => None,
         0 | 1 => None,
-        2 if capabilities.smi_passes => Some(true),
+        // SMIs pass by the filters, if these are in force (SmiFEn): SmiDV and the device's
+        // identifier.
+        2 => {
+            let mut filters = registers.smi_filters.iter().take(capabilities.smi_filters);
+            let in_force = bit(registers.control, 22);
+            let admits = |filter: &u64| bit(*filter, 16) && bits(*filter, 15, 0) == source.into();
+            if in_force && !filters.any(admits) {
+                return Err(AmdViRefusal::of(PAGE_FAULT));
+            }
+            Some(true)
+        }
         4 => Some(bit(word, 58)),
         5 => Some(bit(word, 56)),
         7 => Some(bit(word, 57)),
@@ -400,13 +473,21 @@ pub fn amd_vi_interrupt(
         return Err(fault);
     }
     // 7. Reserved bits have to be clear, and the type fixed or arbitrated. Without XTEn
-    //    destinations have 8 bits.
+    //    destinations have 8 bits. GuestMode is reserved unless GAMEn is 1; then the interrupt is a
+    //    guest's.
     let extended = bit(registers.control, 50);
+    let beyond = !extended && (bits(low, 31, 16) != 0 || bits(high, 63, 56) != 0);
+    if wide && bit(low, 7) && bits(registers.control, 27, 25) == 1 {
+        let reserved =
+            bits(low, 5, 3) != 0 || bits(high, 11, 8) != 0 || bits(high, 55, 52) != 0 || beyond;
+        return if reserved {
+            Err(fault.present().reserved())
+        } else {
+            Ok(AmdViDelivery::Guest)
+        };
+    }
     let reserved = if wide {
-        bit(low, 7)
-            || bits(low, 63, 32) != 0
-            || bits(high, 55, 8) != 0
-            || !extended && (bits(low, 31, 16) != 0 || bits(high, 63, 56) != 0)
+        bit(low, 7) || bits(low, 63, 32) != 0 || bits(high, 55, 8) != 0 || beyond
     } else {
         bit(low, 7) || bits(low, 31, 24) != 0
     };
@@ -417,7 +498,7 @@ pub fn amd_vi_interrupt(
         return Err(fault.present());
     }
     // 8. The entry says what the processors receive.
-    Ok(AmdViInterrupt {
+    Ok(AmdViDelivery::Processors(AmdViInterrupt {
         destination: if wide {
             (bits(low, 31, 8) + bits(high, 63, 56) * 2_u64.pow(24)) as u32
         } else {
@@ -431,7 +512,7 @@ pub fn amd_vi_interrupt(
             bits(low, 23, 16)
         } as u8,
         level: bit(low, 5),
-    })
+    }))
 }
 
 /// The four words of a device's entry, the lowest first.

@@ -132,7 +132,24 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
         iova: Iova,
         access: Access,
     ) -> Result<NestedWalk, NestedFault> {
-        self.run(root, Request::new(iova, access))
+        self.run(self.first.root(root), Request::new(iova, access))
+    }
+
+    /// The same as [`translate_from`](Self::translate_from), with a record of the entries visited:
+    /// of the first stage those below the position, or if the walk was repeated, all.
+    ///
+    /// # Errors
+    /// As [`translate`](Self::translate).
+    pub fn walk_from(
+        &self,
+        cached: Position,
+        root: PhysAddr,
+        iova: Iova,
+        access: Access,
+    ) -> Result<NestedWalk, NestedFault> {
+        let request = Request::new(iova, access);
+        self.run(cached, request)
+            .or_else(|_| self.run(self.first.root(root), request))
     }
 
     /// The same as [`walk`](Self::walk), but sets no flags in either stage.
@@ -145,7 +162,7 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
         iova: Iova,
         access: Access,
     ) -> Result<NestedWalk, NestedFault> {
-        self.run(root, Request::probe(iova, access))
+        self.run(self.first.root(root), Request::probe(iova, access))
     }
 
     #[inline]
@@ -165,12 +182,12 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
         Ok(NestedWalk::of(&first, &second, first, second))
     }
 
-    fn run(&self, root: PhysAddr, request: Request) -> Result<NestedWalk, NestedFault> {
+    fn run(&self, start: Position, request: Request) -> Result<NestedWalk, NestedFault> {
         let tables = Translated {
             nested: self,
             probe: request.probe,
         };
-        let first = engine::walk(self.first, &tables, self.first.root(root), request)?;
+        let first = engine::walk(self.first, &tables, start, request)?;
         let address = first.output.0;
         let (direct, start) = (
             engine::Direct(self.memory),
@@ -184,6 +201,20 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
             first,
             second,
         ))
+    }
+}
+
+impl NestedWalk {
+    /// The same without the entries visited.
+    pub fn translation(&self) -> NestedWalk<Translation> {
+        NestedWalk {
+            output: self.output,
+            page_shift: self.page_shift,
+            permissions: self.permissions,
+            cacheable: self.cacheable,
+            first: self.first.translation,
+            second: self.second.translation,
+        }
     }
 }
 

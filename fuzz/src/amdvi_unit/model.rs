@@ -14,13 +14,9 @@ use vm_iommu_spec::{
 use super::{CONTROL, RAM};
 
 const EXCLUSION_BASE: u64 = 0x20;
+const EXCLUSION_LIMIT: u64 = 0x28;
+const SMI_FILTERS: u64 = 0x60;
 const SEGMENTS: u64 = 0x100;
-/// SmiFEn.
-const SMI_FILTER: u64 = 1 << 22;
-/// GAMEn.
-const GUEST_APIC_MODE: u64 = 7 << 25;
-/// The addresses that HyperTransport has for itself.
-const HT_RANGES: std::ops::RangeInclusive<Iova> = Iova(0xfd_0000_0000)..=Iova(0xff_ffff_ffff);
 
 /// What the unit can do, for the model.
 pub(super) struct Model {
@@ -42,7 +38,8 @@ impl Model {
                 host_accessed: config.host_accessed,
                 host_dirty: config.host_dirty,
                 enhanced_page_requests: config.enhanced_ppr,
-                smi_passes: true,
+                smi_filters: config.smi_filters.into(),
+                ht_range_ignore: config.ht_range_ignore,
                 long_interrupt_tables: config.interrupt_table_2048,
                 device_table_segments: config.device_table_segments.into(),
                 pasid_width: config.pasid_bits.into(),
@@ -64,10 +61,7 @@ impl Model {
         address: Iova,
         write: bool,
     ) {
-        let special = MSI_WINDOW.contains(&address)
-            || HT_RANGES.contains(&address)
-            || read(unit, EXCLUSION_BASE) & 1 != 0;
-        if !self.comparable || special {
+        if !self.comparable || MSI_WINDOW.contains(&address) {
             return;
         }
         let registers = registers(unit);
@@ -108,11 +102,10 @@ impl Model {
         requester: RequesterId,
         message: MsiMessage,
     ) {
-        let registers = registers(unit);
-        let beyond_model = registers.control & (SMI_FILTER | GUEST_APIC_MODE) != 0;
-        if !self.comparable || beyond_model {
+        if !self.comparable {
             return;
         }
+        let registers = registers(unit);
         let model = oracle::amd_vi_interrupt(
             &self.capabilities,
             &registers,
@@ -124,7 +117,11 @@ impl Model {
         let ours = unit.resolve(requester, message);
         match model {
             Err(refusal) => assert_eq!(refusal_of(ours), Some(refusal), "{message:x?}"),
-            Ok(expected) => {
+            Ok(oracle::AmdViDelivery::Guest) => assert_eq!(
+                ours.map_err(|fault| fault.reason),
+                Err(FaultReason::DeliveredToGuest)
+            ),
+            Ok(oracle::AmdViDelivery::Processors(expected)) => {
                 let ours = ours.map(|interrupt| oracle::AmdViInterrupt {
                     destination: interrupt.destination,
                     logical: interrupt.destination_mode == DestinationMode::Logical,
@@ -158,9 +155,13 @@ fn registers(unit: &AmdVi) -> oracle::AmdViRegisters {
     for (table, place) in device_tables[1..].iter_mut().zip((SEGMENTS..).step_by(8)) {
         *table = read(unit, place);
     }
+    let smi_filters = std::array::from_fn(|index| read(unit, SMI_FILTERS + index as u64 * 8));
     oracle::AmdViRegisters {
         control: read(unit, CONTROL),
         device_tables,
+        exclusion_base: read(unit, EXCLUSION_BASE),
+        exclusion_limit: read(unit, EXCLUSION_LIMIT),
+        smi_filters,
     }
 }
 

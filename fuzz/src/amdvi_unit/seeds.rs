@@ -128,13 +128,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
         [0x5e, 0xbf, 0x00],
         [0x5e, 0x3f, 0x00],
         [0x7e, 0x7f, 0x32],
+        [0x5e, 0x1f, 0x0c],
     ] {
         seeds.extend(seeds_of(config));
     }
     seeds
 }
 
-fn seeds_of(config: [u8; 3]) -> [Vec<u8>; 4] {
+fn seeds_of(config: [u8; 3]) -> [Vec<u8>; 5] {
     let host = entry(DmaWord::new().with_mode(4)).words();
     let host = DeviceTableEntry::from_words(host);
     let host = DeviceTableEntry {
@@ -217,5 +218,56 @@ fn seeds_of(config: [u8; 3]) -> [Vec<u8>; 4] {
     nested.request_with_pasid(0x20, 0);
     nested.commands(&invalidations);
     nested.request(0x10, false);
-    [with_host.0, with_guest.0, with_interrupts.0, nested.0]
+
+    // The special ranges, by each of the device table entry's fields that rule them; SMIs by a
+    // filter; interrupts that are a guest's.
+    let mut special = Script::new(config);
+    host_tables(&mut special);
+    special.start(0);
+    for rule in 0..4 {
+        special.device(DeviceTableEntry {
+            domain: host
+                .domain
+                .with_exclusion(rule & 1 != 0)
+                .with_io_control(rule % 3)
+                .with_system_management(rule),
+            ..host
+        });
+        special.register(0x20, 0x3000 | 1 | u64::from(rule & 2));
+        special.register(0x28, 0x4000);
+        for address in [
+            0x2ff8,
+            0x3000,
+            0x4ff8,
+            0x5000,
+            0xfd_f800_0000,
+            0xfd_f910_0000,
+            0xfd_fc00_0000,
+            0xfe_0000_0000,
+        ] {
+            special.request(address, true);
+        }
+        special.commands(&invalidations);
+    }
+    special.device(DeviceTableEntry {
+        interrupt: word,
+        ..host
+    });
+    special.store(INTERRUPTS, 0x4181);
+    special.store(INTERRUPTS + 8, 0x1234_5041);
+    special.register(0x60, 1 << 16 | u64::from(DEVICE));
+    for control in [1 << 17 | 1 << 25, 1 << 17 | 1 << 25 | 1 << 22] {
+        special.start(control);
+        special.interrupt(0);
+        special.interrupt(0x200);
+        special.register(0x60, 0);
+        special.commands(&invalidations);
+    }
+    [
+        with_host.0,
+        with_guest.0,
+        with_interrupts.0,
+        nested.0,
+        special.0,
+    ]
 }

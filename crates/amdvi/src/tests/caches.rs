@@ -1,7 +1,7 @@
 //! Caches: what they hold, what invalidations drop, and that no address spaces alias.
 
 use vm_iommu_dma::{IotlbConfig, WalkCacheConfig};
-use vm_iommu_spec::amd::FaultReason as Reason;
+use vm_iommu_spec::amd::{FaultReason as Reason, HostPagingEntry};
 use vm_iommu_spec::{Iova, Pasid, RequesterId};
 
 use super::machine::*;
@@ -75,6 +75,42 @@ fn moved_tables_are_found_once_directories_were_invalidated() {
     assert_eq!(machine.read_at(0x6000), Ok(1), "the cached table");
     assert!(machine.invalidate(&[invalidate_pages(DOMAIN, 0x6000, 0x6fff, true)]));
     assert_eq!(machine.read_at(0x6000), Ok(2));
+}
+
+#[test]
+fn nested_walks_start_at_a_cached_guest_table_until_it_or_its_host_page_is_invalidated() {
+    let machine = Machine::translating(AmdViConfig::default(), 4);
+    let host = (machine.device(DEVICE).dma.host_tables().0, 4);
+    for page in (0..RAM).step_by(0x1000) {
+        machine.map_host(host, page, page, 12, READ_WRITE);
+    }
+    let root = machine.set_guest(1, 1, 4);
+    let mut leaf = 0;
+    for page in [0x5000, 0x6000, 0x7000, 0x8000, 0x9000] {
+        leaf = machine.map_guest((root, 4), page, 0x50_0000 + page, 12, GUEST_RW);
+        machine.store(0x50_0000 + page, page);
+        machine.store(0x60_0000 + page, page + 1);
+    }
+    assert!(machine.invalidate(&[invalidate_device(DEVICE)]));
+    let read = |iova| machine.read_with(Some(1), iova);
+    let hits = || machine.unit.inspect().walk_cache.hits;
+    assert_eq!((read(0x5000), hits()), (Ok(0x5000), 0));
+    assert_eq!((read(0x6000), hits()), (Ok(0x6000), 1));
+    // Another table of level 1 in the place of the first.
+    let other = machine.table();
+    for page in [0x7000, 0x8000, 0x9000] {
+        machine.store(other + (page >> 9), (0x60_0000 + page) | GUEST_RW | 1);
+    }
+    let below = |table| machine.load(table) & HostPagingEntry::FRAME;
+    let directory = below(below(root));
+    machine.store(directory, other | 7);
+    assert_eq!((read(0x7000), hits()), (Ok(0x7000), 2), "the cached table");
+    assert!(machine.invalidate(&[invalidate_guest(DOMAIN, 1, 0x8000, 0x8fff)]));
+    assert_eq!((read(0x8000), hits()), (Ok(0x8001), 2));
+    // The second table's host page becomes the first's.
+    machine.map_host(host, other, leaf & !0xfff, 12, READ_WRITE);
+    assert!(machine.invalidate(&[invalidate_pages(DOMAIN, other, other | 0xfff, false)]));
+    assert_eq!((read(0x9000), hits()), (Ok(0x9000), 2));
 }
 
 #[test]

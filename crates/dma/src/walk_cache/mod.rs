@@ -8,7 +8,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
-use vm_iommu_pagetable::{Position, Translation, WalkFault, Walker};
+use vm_iommu_pagetable::{
+    Nested, NestedFault, NestedWalk, Position, Translation, Visited, WalkFault, Walker,
+};
 use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use crate::set::Key;
@@ -158,17 +160,75 @@ impl WalkCache {
         if let Some((cached, visited)) = visited
             && !space.is_stale()
         {
-            // What failed from the cached table was walked again from the root.
-            let begun = visited.iter().next().map(|step| step.level);
-            let start = if begun == Some(cached.level()) {
-                cached
-            } else {
-                format.root(root)
-            };
-            let positions = format.positions(start, address, &visited);
-            self.insert(token, address, positions);
+            self.keep(token, format, root, cached, address, &visited);
         }
         Ok(page)
+    }
+
+    /// The same through two stages. Only tables of the first are cached, as the addresses that the
+    /// second translates: what the second says of them is asked anew, so an invalidation of the
+    /// second stage alone concerns none of them. It drops them all the same, where it renews the
+    /// tag, since other memory may be there then.
+    ///
+    /// # Errors
+    /// As [`Nested::translate`]; a fault never rests on what was cached.
+    #[expect(clippy::result_large_err, reason = "it is what the walk yields")]
+    pub fn translate_nested<F: Walker, S: Walker>(
+        &self,
+        ram: &GuestRam,
+        space: &Space,
+        (first, first_root): (&F, PhysAddr),
+        (second, second_root): (&S, PhysAddr),
+        address: Iova,
+        access: Access,
+    ) -> Result<NestedWalk<Translation>, NestedFault> {
+        let (cached, token) = self.lookup(space.tag(), address);
+        let (page, visited) = ram.tables(|memory| {
+            let nested = Nested {
+                first,
+                second,
+                second_root,
+                memory,
+            };
+            match cached {
+                Some(cached) if cached.level() == 1 => nested
+                    .translate_from(cached, first_root, address, access)
+                    .map(|page| (page, None)),
+                cached => {
+                    let cached = cached.unwrap_or(first.root(first_root));
+                    let outcome = nested.walk_from(cached, first_root, address, access);
+                    outcome.map(|walk| (walk.translation(), Some((cached, walk.first.visited))))
+                }
+            }
+        })?;
+        if let Some((cached, visited)) = visited
+            && !space.is_stale()
+        {
+            self.keep(token, first, first_root, cached, address, &visited);
+        }
+        Ok(page)
+    }
+
+    /// Caches the tables below `cached` that a successful walk visited.
+    #[inline]
+    fn keep<F: Walker>(
+        &self,
+        token: WalkToken,
+        format: &F,
+        root: PhysAddr,
+        cached: Position,
+        address: Iova,
+        visited: &Visited,
+    ) {
+        // What failed from the cached table was walked again from the root.
+        let begun = visited.iter().next().map(|step| step.level);
+        let start = if begun == Some(cached.level()) {
+            cached
+        } else {
+            format.root(root)
+        };
+        let positions = format.positions(start, address, visited);
+        self.insert(token, address, positions);
     }
 
     /// Caches `positions`, which a successful walk of `address` passed, unless an invalidation
