@@ -31,7 +31,11 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let system = System::new(SystemConfig::default());
+        Self::with(SystemConfig::default())
+    }
+
+    fn with(config: SystemConfig) -> Self {
+        let system = System::new(config);
         let program = program(1);
         Self {
             context: system.open(),

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
+use vm_iommu_spec::PhysAddr;
 use vm_iommufd::selftest::APERTURE_START;
 
 /// A call of the sequence.
@@ -82,6 +83,100 @@ fn after(steps: usize) -> (Bench, Vec<Result<u64, Errno>>) {
     let bench = Bench::new();
     let results = STEPS.iter().take(steps).map(|step| step(&bench)).collect();
     (bench, results)
+}
+
+/// How often `take` goes well before there is no memory for it.
+fn room(take: impl Fn() -> Result<u64, Errno>) -> usize {
+    (0..)
+        .map(|_| take())
+        .take_while(|taken| match taken {
+            Err(error) => {
+                assert_eq!(*error, Errno::ENOMEM);
+                false
+            }
+            Ok(_) => true,
+        })
+        .count()
+}
+
+/// Runs the calls with each limit that does not suffice. The first that meets it leaves the room
+/// that there was, by `room_in`, and nothing pinned.
+fn sweep_limit(config: impl Fn(u64) -> SystemConfig, room_in: impl Fn(&Bench) -> usize) -> u64 {
+    for limit in 0.. {
+        let before = |steps: usize| {
+            let bench = Bench::with(config(limit));
+            for step in STEPS.iter().take(steps) {
+                step(&bench).unwrap();
+            }
+            bench
+        };
+        let meets_it = |&index: &usize| STEPS[index](&before(index)).is_err();
+        let Some(index) = (0..STEPS.len()).find(meets_it) else {
+            return limit;
+        };
+        let bench = before(index);
+        let pinned = bench.pinned();
+        for _ in 0..3 {
+            let result = STEPS[index](&bench);
+            assert_eq!(result, Err(Errno::ENOMEM), "limit {limit}, step {index}");
+            assert_eq!(bench.pinned(), pinned, "limit {limit}, step {index}");
+        }
+        let right = room_in(&before(index));
+        assert_eq!(room_in(&bench), right, "limit {limit}, step {index}");
+    }
+    unreachable!("some limit suffices")
+}
+
+#[test]
+fn a_call_that_finds_no_room_for_an_object_leaves_nothing_behind() {
+    let objects = sweep_limit(
+        |limit| SystemConfig {
+            objects: limit as u32,
+            ..SystemConfig::default()
+        },
+        |bench| room(|| new_ioas(bench)),
+    );
+    // Two address spaces, three objects for each of two devices, two tables, an access, a queue.
+    assert_eq!(objects, 12);
+}
+
+#[test]
+fn a_call_that_finds_no_room_for_an_area_leaves_nothing_behind() {
+    let areas = sweep_limit(
+        |areas| SystemConfig {
+            areas,
+            ..SystemConfig::default()
+        },
+        |bench| {
+            let ioas = bench.ioas();
+            room(|| bench.map(ioas, MEMORY, PAGE, None))
+        },
+    );
+    assert_eq!(areas, 4);
+}
+
+#[test]
+fn a_call_that_finds_no_physical_addresses_for_pages_leaves_nothing_behind() {
+    // These are given out by the GiB.
+    let pieces = sweep_limit(
+        |pieces| SystemConfig {
+            frames: PhysAddr(1 << 40)..PhysAddr((1 << 40) + (pieces << 30)),
+            ..SystemConfig::default()
+        },
+        |bench| {
+            let ioas = bench.ioas();
+            let pins = |page| {
+                let iova = bench.map(ioas, MEMORY + page * PAGE, PAGE, None).unwrap();
+                let access = bench.access(ioas, true).unwrap();
+                bench.pin(access, iova, PAGE).map(u64::from)
+            };
+            (0..MEMORY_PAGES)
+                .map(pins)
+                .take_while(Result::is_ok)
+                .count()
+        },
+    );
+    assert_eq!(pieces, 1);
 }
 
 fn fuse(bench: &Bench) -> Arc<AtomicI64> {

@@ -2,6 +2,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rustix::fs::XattrFlags;
+
 use crate::server::{ProgramError, check_program};
 
 fn interpreter(name: &[u8]) -> Vec<u8> {
@@ -76,6 +78,31 @@ fn a_program_that_changes_its_user_is_refused() {
         let error = check_program(&path).unwrap_err();
         assert!(matches!(error, ProgramError::SetId { .. }), "{error}");
     }
+}
+
+#[test]
+fn a_program_whose_file_has_capabilities_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("program");
+    checked(&path, &interpreter(b"/lib64/ld-linux-x86-64.so.2")).unwrap();
+    // Revision 2 with the effective flag: CAP_NET_RAW is permitted.
+    let mut capabilities = [0; 20];
+    capabilities[..4].copy_from_slice(&0x0200_0001_u32.to_le_bytes());
+    capabilities[4..8].copy_from_slice(&(1_u32 << 13).to_le_bytes());
+    let name = "security.capability";
+    let set = rustix::fs::setxattr(&path, name, &capabilities, XattrFlags::empty());
+    if let Err(error) = set {
+        // It takes CAP_SETFCAP, and a file system that keeps them.
+        eprintln!("skipped: a file cannot be given capabilities here: {error}");
+        return;
+    }
+    let error = check_program(&path).unwrap_err();
+    assert!(
+        matches!(error, ProgramError::FileCapabilities { .. }),
+        "{error}"
+    );
+    rustix::fs::removexattr(&path, name).unwrap();
+    check_program(&path).unwrap();
 }
 
 #[test]
