@@ -275,6 +275,7 @@ impl AmdVi {
             output,
             page_shift: shift,
             permissions: permitted(device, bound.is_guest(), access, &page),
+            attributes: page.attributes,
         })
     }
 
@@ -332,7 +333,7 @@ impl AmdVi {
                     page_shift: walk.page_shift,
                     permissions: walk.permissions,
                     cacheable: walk.cacheable,
-                    attributes: walk.first.attributes,
+                    attributes: walk.attributes(),
                 });
             }
         };
@@ -412,5 +413,6 @@ fn identity(address: Iova, shift: u8) -> Translation {
         output: PhysAddr(address.align_down(1 << shift).0),
         page_shift: shift,
         permissions: Access::READ | Access::WRITE | Access::EXECUTE,
+        attributes: Default::default(),
     }
 }

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use vm_iommu_pagetable::{AttributeFlags, Attributes};
 use vm_iommu_spec::{
     Access, AddressType, DmaRequest, Fault, FaultReason, Iova, Pasid, PhysAddr, RequesterId,
 };
@@ -195,6 +196,7 @@ fn identity(address: Iova) -> Translation {
         output: PhysAddr(address.align_down(0x1000).0),
         page_shift: 12,
         permissions: Access::READ | Access::WRITE,
+        attributes: Attributes::default(),
     }
 }
 
@@ -231,6 +233,13 @@ impl State {
             self.order.retain(|page| pages.contains_key(page));
         }
     }
+}
+
+/// Whether the page is reached by untranslated requests alone, as the answer to the translation
+/// request says (U, PCI Express 10.2.3): the device asks for it, and sends them then.
+fn is_untranslated_only(translation: &Translation) -> bool {
+    let flags = translation.attributes.flags;
+    flags.contains(AttributeFlags::UNTRANSLATED_ONLY)
 }
 
 fn last_of(page: Iova, translation: &Translation) -> Iova {
@@ -294,12 +303,15 @@ impl AtcHandle {
     /// was dropped, or after the embedder let the unit give up waiting.
     ///
     /// # Errors
-    /// The fault.
+    /// The fault; [`FaultReason::UntranslatedOnly`] if translated requests may not reach the page.
     pub fn hold(&self, address: Iova, access: Access) -> Result<AtcPage, Fault> {
         let request = self.handle.request(address, access);
         self.handle.check_range(&request, 1)?;
         let _epoch = self.handle.enter();
-        self.atc.translate(&request, |state, page, translation| {
+        let held = self.atc.translate(&request, |state, page, translation| {
+            if is_untranslated_only(&translation) {
+                return Err(request.fault(FaultReason::UntranslatedOnly));
+            }
             let number = state.next;
             state.next += 1;
             let range = page..=last_of(page, &translation);
@@ -308,13 +320,14 @@ impl AtcHandle {
                 owed: Vec::new(),
             };
             state.held.insert(number, held);
-            AtcPage {
+            Ok(AtcPage {
                 atc: Arc::clone(&self.atc),
                 number,
                 range,
                 translation,
-            }
-        })
+            })
+        });
+        held?
     }
 
     /// Reads from a held page, `offset` bytes from its start.
@@ -358,11 +371,13 @@ impl AtcHandle {
             let offset = request.address.0 - page.0;
             let rest = (1_u64 << found.page_shift) - offset;
             let len = (len - done).min(rest as usize);
-            let output = PhysAddr(found.output.0 + offset);
-            let piece = self
-                .atc
-                .translated(&request, output, len)
-                .map_err(stopped)?;
+            let piece = if is_untranslated_only(&found) {
+                self.handle.resolve(&request, len.min(CHUNK), None)
+            } else {
+                let output = PhysAddr(found.output.0 + offset);
+                self.atc.translated(&request, output, len)
+            };
+            let piece = piece.map_err(stopped)?;
             // SAFETY: the epoch keeps the piece's memory reachable to the end of the copy.
             copy(done, unsafe {
                 VolatileSlice::new(piece.host.as_ptr(), piece.len)

@@ -60,5 +60,7 @@ pub use session::{DmaSession, Slices, UntilError};
 pub use space::{Space, Tag};
 pub use walk_cache::{WalkCache, WalkCacheConfig, WalkCacheCounters, WalkToken};
 
+pub use vm_iommu_pagetable::{AttributeFlags, Attributes};
+
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use vm_iommu_pagetable::Attributes;
 use vm_iommu_spec::{Access, DmaRequest, Fault, Iova, Pasid, PhysAddr, RequesterId};
 
 use crate::{Acknowledgement, Iotlb, Space};
@@ -17,6 +18,10 @@ pub struct Translation {
     /// What later requests may do with the page without asking again. Write is absent from a
     /// page that is writable, but whose dirty bit is still to be set.
     pub permissions: Access,
+    /// What else the tables say of the page. None of it changes an access here, where all memory is
+    /// the host's ordinary memory, except that of a device's own cache; see
+    /// [`UNTRANSLATED_ONLY`](vm_iommu_pagetable::AttributeFlags::UNTRANSLATED_ONLY).
+    pub attributes: Attributes,
 }
 
 /// A unit's DMA remapping, asked on a miss only.

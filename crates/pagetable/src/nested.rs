@@ -5,7 +5,7 @@ use thiserror::Error;
 use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use crate::engine::{self, Position, Request, Tables};
-use crate::walk::{Translation, Walk, WalkFault};
+use crate::walk::{AttributeFlags, Attributes, Translation, Walk, WalkFault};
 use crate::{BadAddress, TableMemory, Walker};
 
 /// A first stage over a second: each table pointer of the first stage, each update of its flags
@@ -201,6 +201,23 @@ impl<F: Walker, S: Walker, M: TableMemory + ?Sized> Nested<'_, F, S, M> {
             first,
             second,
         ))
+    }
+}
+
+impl NestedWalk<Translation> {
+    /// What both stages say of the page: the single bits of either, and the first's memory type
+    /// unless the second's overrides it.
+    pub fn attributes(&self) -> Attributes {
+        let (first, second) = (self.first.attributes, self.second.attributes);
+        let overrides = second.flags.contains(AttributeFlags::IGNORE_PAT);
+        Attributes {
+            flags: first.flags | second.flags,
+            memory_type: if overrides {
+                second.memory_type
+            } else {
+                first.memory_type
+            },
+        }
     }
 }
 

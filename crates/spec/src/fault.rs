@@ -65,6 +65,9 @@ pub enum FaultReason {
     /// The memory is a program's own: it can be copied, but no device can reach it.
     #[error("a program's private memory: share it (memfd, MAP_SHARED) for devices to reach it")]
     CopyOnly,
+    /// The unit told the device that translated requests may not reach the page.
+    #[error("the page is for untranslated requests alone")]
+    UntranslatedOnly,
     /// An atomic access that is not naturally aligned.
     #[error("misaligned atomic access")]
     Misaligned,

@@ -148,6 +148,7 @@ impl Vtd {
             output: page.page(),
             page_shift: page.page_shift,
             permissions: page.cacheable,
+            attributes: page.attributes,
         })
     }
 
@@ -236,6 +237,7 @@ fn identity(address: Iova) -> Translation {
         output: PhysAddr(address.align_down(1 << IDENTITY_SHIFT).0),
         page_shift: IDENTITY_SHIFT,
         permissions: Access::READ | Access::WRITE | Access::EXECUTE,
+        attributes: Default::default(),
     }
 }
 

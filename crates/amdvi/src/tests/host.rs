@@ -1,7 +1,8 @@
 //! Host translation (section 2.2.3) and the permissions of the device table entry.
 
+use vm_iommu_dma::{Atc, AtcConfig, AttributeFlags, DmaRemapper};
 use vm_iommu_spec::amd::{EventCode, FaultReason as Reason, HostPagingEntry};
-use vm_iommu_spec::{Access, AddressType};
+use vm_iommu_spec::{Access, AddressType, Iova};
 
 use super::machine::*;
 use crate::AmdViConfig;
@@ -51,10 +52,7 @@ fn permissions_combine_down_every_level_and_with_the_entry() {
             ] {
                 let machine = Machine::translating(AmdViConfig::default(), levels);
                 machine.map(0x5000, 0x50_0000, 12, READ_WRITE);
-                let steps = machine
-                    .unit
-                    .explain(requester(), None, vm_iommu_spec::Iova(0x5000))
-                    .steps;
+                let steps = machine.unit.explain(requester(), None, Iova(0x5000)).steps;
                 let step = &steps[usize::from(levels - denied_at) + 1];
                 machine.store(step.address.0, step.low & !bit);
                 assert_eq!(
@@ -150,12 +148,10 @@ fn a_probe_sets_no_flags_and_logs_nothing() {
     let place = machine.map(0x5000, 0x50_0000, 12, READ_WRITE);
     machine.change_device(|entry| entry.dma.set_host_flags(3));
     let handle = machine.port.handle();
-    let missing = handle.check(vm_iommu_spec::Iova(0x7000), 8, Access::READ);
+    let missing = handle.check(Iova(0x7000), 8, Access::READ);
     assert_eq!(reason(missing), Reason::NotPresent);
     assert_eq!(machine.events(), []);
-    let explanation = machine
-        .unit
-        .explain(requester(), None, vm_iommu_spec::Iova(0x5000));
+    let explanation = machine.unit.explain(requester(), None, Iova(0x5000));
     assert!(explanation.to_string().contains("domain 7: 0x500000"));
     assert_eq!(machine.load(place) & 0x60, 0);
 }
@@ -195,4 +191,34 @@ fn device_tlbs_are_served_only_where_the_entry_permits_them() {
     let missing = request_of(0x7000, Access::READ, AddressType::TranslationRequest);
     assert_eq!(reason(machine.ask(missing)), Reason::NotPresent);
     assert_eq!(machine.events(), []);
+}
+
+#[test]
+fn u_and_fc_reach_devices_and_u_keeps_translated_requests_off_the_page() {
+    let machine = Machine::translating(everything(), 3);
+    let untranslated = HostPagingEntry::UNTRANSLATED_ONLY;
+    machine.map(0x5000, 0x50_0000, 12, READ_WRITE | untranslated);
+    machine.map(
+        0x6000,
+        0x51_0000,
+        12,
+        READ_WRITE | HostPagingEntry::FORCE_COHERENT,
+    );
+    machine.store(0x50_0000, 5);
+    machine.change_device(|entry| entry.domain.set_iotlb(true));
+    for (iova, flags) in [
+        (0x5000, AttributeFlags::UNTRANSLATED_ONLY),
+        (0x6000, AttributeFlags::SNOOP),
+    ] {
+        let asks = request_of(iova, Access::READ, AddressType::TranslationRequest);
+        let space = machine.unit.bind(&asks).unwrap();
+        let answer = machine.unit.translate(&space, &asks).unwrap();
+        assert_eq!(answer.attributes.flags, flags);
+    }
+    let device = Atc::new(&machine.port, None, AtcConfig::default()).handle();
+    let mut bytes = [0; 8];
+    device.read(Iova(0x5000), &mut bytes).unwrap();
+    assert_eq!(u64::from_le_bytes(bytes), 5);
+    assert!(device.hold(Iova(0x5000), Access::READ).is_err());
+    assert!(device.hold(Iova(0x6000), Access::READ).is_ok());
 }

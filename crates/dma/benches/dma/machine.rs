@@ -158,6 +158,7 @@ fn translation(walk: &vm_iommu_pagetable::Translation) -> Translation {
         output: walk.page(),
         page_shift: walk.page_shift,
         permissions: walk.cacheable,
+        attributes: walk.attributes,
     }
 }
 

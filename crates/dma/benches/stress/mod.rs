@@ -65,6 +65,7 @@ impl DmaRemapper for Table {
             output: PhysAddr(entry & !0xfff),
             page_shift: 12,
             permissions: Access::READ | Access::WRITE,
+            attributes: Default::default(),
         })
     }
 

@@ -49,6 +49,7 @@ impl Output {
                 page,
                 page_shift,
                 permissions: translation.permissions,
+                attributes: translation.attributes,
                 // SAFETY: `offset` is within the run.
                 host: unsafe { self.run.host.add(offset as usize) },
             })

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use vm_iommu_pagetable::Attributes;
 use vm_iommu_spec::{Access, DmaRequest, Fault, Iova, PhysAddr};
 
 use super::piece::{Output, Piece, piece_of, piece_of_page};
@@ -146,6 +147,7 @@ impl DmaHandle {
             output: address.align_down(1 << LOGGED_SHIFT),
             page_shift: LOGGED_SHIFT,
             permissions: Access::READ | Access::WRITE,
+            attributes: Attributes::default(),
         };
         self.log_write(request, address, piece.len.min(len), &mut page);
         if !request.probe

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 use std::sync::{Mutex, PoisonError, Weak};
 
 use serde::Serialize;
+use vm_iommu_pagetable::{AttributeFlags, Attributes};
 use vm_iommu_spec::{Access, Iova};
 
 use crate::observer::{EVERYTHING, Observers};
@@ -38,9 +39,17 @@ const PROBED_PAGES: u64 = 64;
 /// Generations before the numbers repeat; then the lines themselves are emptied.
 const GENERATIONS: u64 = 1 << 6;
 
-/// Two lines of one word: the host address of the page, with the permissions in the bits below
-/// 4 KiB. Together with the version, a cache line.
+/// Two lines of one word: the host address of the page, with the permissions and attributes in the
+/// bits below 4 KiB, and the memory type in those above what addresses have. Together with the
+/// version, a cache line.
 type Set = crate::set::Set<2, 1>;
+
+/// Where the word of a line has the single-bit attributes, 6 bits.
+const FLAGS_SHIFT: u32 = 6;
+/// Where it has the memory type, 3 bits.
+const MEMORY_TYPE_SHIFT: u32 = 60;
+/// The bits that the host address of a page can have.
+const HOST_MASK: u64 = ((1 << 57) - 1) & PAGE_MASK;
 
 /// Entries are pages of at least 4 KiB: the bits of an address below that hold other things.
 const PAGE_MASK: u64 = !0xfff;
@@ -54,6 +63,8 @@ pub struct IotlbEntry {
     pub page_shift: u8,
     /// What a request may do without asking the unit.
     pub permissions: Access,
+    /// What else the tables say of it.
+    pub attributes: Attributes,
     /// The host address of the first byte of the page, a multiple of 4 KiB.
     pub host: NonNull<u8>,
 }
@@ -212,7 +223,11 @@ impl Iotlb {
                     page,
                     page_shift,
                     permissions,
-                    host: NonNull::new((data & PAGE_MASK) as *mut u8)?,
+                    attributes: Attributes {
+                        flags: AttributeFlags::from_bits_truncate((data >> FLAGS_SHIFT) as u8),
+                        memory_type: (data >> MEMORY_TYPE_SHIFT) as u8 & 7,
+                    },
+                    host: NonNull::new((data & HOST_MASK) as *mut u8)?,
                 });
             }
         }
@@ -251,11 +266,15 @@ impl Iotlb {
         let Some(set) = self.set(tag, entry.page, entry.page_shift) else {
             return;
         };
-        if host & !PAGE_MASK != 0 || entry.page_shift < 12 {
+        if host & !HOST_MASK != 0 || entry.page_shift < 12 {
             return;
         }
         let key = key(tag, generation, entry.page, entry.page_shift);
-        let data = host | u64::from(entry.permissions.bits());
+        let Attributes { flags, memory_type } = entry.attributes;
+        let data = host
+            | u64::from(entry.permissions.bits())
+            | u64::from(flags.bits()) << FLAGS_SHIFT
+            | u64::from(memory_type & 7) << MEMORY_TYPE_SHIFT;
         // Under the lock of the set: an invalidation that begins after this check finds the line.
         let void = || {
             let shift = 1 << entry.page_shift;

@@ -6,7 +6,7 @@ use vm_iommu_spec::{Access, FaultReason, Iova, Pasid, RequesterId};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::remapper::{MapRemapper, READ_WRITE, ram};
-use crate::{Atc, AtcConfig, Awaited, DeviceTlb, DmaPort, GuestRam, IotlbConfig};
+use crate::{Atc, AtcConfig, AttributeFlags, Awaited, DeviceTlb, DmaPort, GuestRam, IotlbConfig};
 
 struct Machine {
     remapper: Arc<MapRemapper>,
@@ -43,6 +43,28 @@ impl Machine {
     fn asked(&self) -> u64 {
         self.atc.counters().requests
     }
+}
+
+#[test]
+fn pages_for_untranslated_requests_alone_are_reached_by_these() {
+    let machine = machine(8);
+    machine.remapper.attributes.lock().unwrap().flags = AttributeFlags::UNTRANSLATED_ONLY;
+    let device = machine.atc.handle();
+    let data: Vec<u8> = (0..100).collect();
+    device.write(Iova(0x4fce), &data).unwrap();
+    let mut back = vec![0; 100];
+    device.read(Iova(0x4fce), &mut back).unwrap();
+    assert_eq!(back, data);
+    // Each page was asked for, by a translation request and by the first access itself.
+    assert_eq!(machine.asked(), 2);
+    assert_eq!(machine.remapper.walks.load(Ordering::Relaxed), 4);
+    assert_eq!(machine.remapper.translated.load(Ordering::Relaxed), 0);
+    let refused = device.hold(Iova(0x4000), Access::READ).err().unwrap();
+    assert_eq!(refused.reason, FaultReason::UntranslatedOnly);
+    machine.remapper.attributes.lock().unwrap().flags = AttributeFlags::empty();
+    machine.atc.clear();
+    device.read(Iova(0x4fce), &mut back).unwrap();
+    assert_eq!(machine.remapper.translated.load(Ordering::Relaxed), 2);
 }
 
 #[test]

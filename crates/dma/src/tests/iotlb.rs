@@ -4,13 +4,14 @@ use proptest::prelude::*;
 use vm_iommu_spec::{Access, Iova};
 
 use super::remapper::READ_WRITE;
-use crate::{Iotlb, IotlbConfig, IotlbEntry, Tag};
+use crate::{AttributeFlags, Attributes, Iotlb, IotlbConfig, IotlbEntry, Tag};
 
 fn entry(page: u64, page_shift: u8, permissions: Access) -> IotlbEntry {
     IotlbEntry {
         page: Iova(page),
         page_shift,
         permissions,
+        attributes: Attributes::default(),
         host: NonNull::new(0x1000 as *mut u8).unwrap(),
     }
 }
@@ -18,6 +19,26 @@ fn entry(page: u64, page_shift: u8, permissions: Access) -> IotlbEntry {
 fn fill(iotlb: &Iotlb, tag: &Tag, entry: IotlbEntry) {
     let token = iotlb.lookup(tag, entry.page, Access::all()).unwrap_err();
     iotlb.insert(token, entry);
+}
+
+#[test]
+fn an_entry_keeps_all_that_was_found() {
+    let iotlb = Iotlb::new(IotlbConfig { sets: 16 });
+    let tag = iotlb.tag();
+    let permissions = [Access::READ, READ_WRITE, Access::READ | Access::EXECUTE];
+    let cases = (0..64_u8).flat_map(|flags| (0..8).map(move |memory_type| (flags, memory_type)));
+    for (index, (flags, memory_type)) in cases.enumerate() {
+        let mut entry = entry(0x1000 * index as u64, 12, permissions[index % 3]);
+        entry.attributes = Attributes {
+            flags: AttributeFlags::from_bits(flags).unwrap(),
+            memory_type,
+        };
+        fill(&iotlb, &tag, entry);
+        let found = iotlb.find(&tag, entry.page, Access::READ).unwrap();
+        assert_eq!(found.attributes, entry.attributes);
+        assert_eq!(found.permissions, entry.permissions);
+        assert_eq!(found.host, entry.host);
+    }
 }
 
 #[test]

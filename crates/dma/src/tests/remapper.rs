@@ -11,8 +11,8 @@ use vm_iommu_spec::{
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::{
-    DiscardMsi, DmaPort, DmaRemapper, Epochs, GuestRam, Iotlb, IotlbConfig, MsiSink, MsiVector,
-    Space, Tag, Translation, Upstream,
+    Attributes, DiscardMsi, DmaPort, DmaRemapper, Epochs, GuestRam, Iotlb, IotlbConfig, MsiSink,
+    MsiVector, Space, Tag, Translation, Upstream,
 };
 
 pub(super) const READ_WRITE: Access = Access::READ.union(Access::WRITE);
@@ -33,7 +33,11 @@ pub(super) struct MapRemapper {
     space: Mutex<Arc<Space>>,
     pub(super) binds: AtomicUsize,
     pub(super) walks: AtomicUsize,
+    /// Translated requests.
+    pub(super) translated: AtomicUsize,
     pub(super) recorded: Mutex<Vec<Fault>>,
+    /// Of all pages.
+    pub(super) attributes: Mutex<Attributes>,
 }
 
 impl MapRemapper {
@@ -47,7 +51,9 @@ impl MapRemapper {
             tag,
             binds: AtomicUsize::new(0),
             walks: AtomicUsize::new(0),
+            translated: AtomicUsize::new(0),
             recorded: Mutex::default(),
+            attributes: Mutex::default(),
         })
     }
 
@@ -94,10 +100,12 @@ impl DmaRemapper for MapRemapper {
 
     fn translate(&self, _space: &Space, request: &DmaRequest) -> Result<Translation, Fault> {
         if request.address_type == AddressType::Translated {
+            self.translated.fetch_add(1, Ordering::Relaxed);
             return Ok(Translation {
                 output: PhysAddr(request.address.align_down(0x1000).0),
                 page_shift: 12,
                 permissions: READ_WRITE,
+                attributes: Attributes::default(),
             });
         }
         self.walks.fetch_add(1, Ordering::Relaxed);
@@ -114,6 +122,7 @@ impl DmaRemapper for MapRemapper {
                     output,
                     page_shift,
                     permissions,
+                    attributes: *self.attributes.lock().unwrap(),
                 })
             }
             _ => Err(self.fault(request, vtd::FaultReason::ReadDenied)),

@@ -60,6 +60,7 @@ impl DmaRemapper for PageMap {
                 output: PhysAddr(page - Self::OFFSET),
                 page_shift: 12,
                 permissions,
+                attributes: Default::default(),
             });
         }
         let reason = if request.access.writes() {
