@@ -1,8 +1,7 @@
 //! The steps that run our VMM: the demo, and stock guests.
 
 use super::Row;
-use crate::boot::{self, Guest};
-use crate::emulator::Version;
+use crate::boot::{self, Guest, GuestReport};
 use crate::hypervisor::{self, Place, Vmm};
 use crate::initramfs::Program;
 use crate::job::{self, Job};
@@ -18,8 +17,6 @@ use std::time::Duration;
 
 const DEMO_LIMIT: Duration = Duration::from_secs(90);
 const GUEST_LIMIT: Duration = Duration::from_secs(150);
-/// What emulates the boxes that a guest which does not finish is booted in, one after another.
-const BOXES: [Version; 4] = [Version::New, Version::New, Version::Installed, Version::New];
 /// The kernels, processor counts and units that are booted.
 pub const GUESTS: &[(&str, u32, &str)] = &[
     ("6.1", 1, "vtd"),
@@ -81,11 +78,6 @@ pub fn demo(binary: &Path, iommu: &str) -> Result<(bool, String)> {
 }
 
 /// Stock guests; a row for each, and in the box a box for each.
-///
-/// The box is emulated hardware, and now and then it is the box that fails: its own kernel
-/// panics over a corrupted stack, everything in it stands still, or a processor's state is lost
-/// on the way. A guest that did not finish is therefore booted again in the next of [`BOXES`], and
-/// its row says so. One that finished with a failed check is not.
 pub fn guests(binary: &Path, place: place::PlaceArgs) -> Vec<Row> {
     say("== guests");
     let place = match place::choose(place, Some(binary)) {
@@ -104,67 +96,28 @@ pub fn guests(binary: &Path, place: place::PlaceArgs) -> Vec<Row> {
                     cmdline: String::new(),
                     limit: GUEST_LIMIT,
                 };
-                let mut reasons = Vec::new();
-                loop {
-                    let emulator = BOXES[reasons.len()];
-                    match attempt(&guest, binary, place, emulator) {
-                        Attempt::NotFinished(why)
-                            if place == Place::Box && reasons.len() + 1 < BOXES.len() =>
-                        {
-                            say(format!("not finished ({why}): again, in another box"));
-                            reasons.push(why);
-                        }
-                        attempt => return Ok(attempt.verdict(&reasons)),
-                    }
-                }
+                let report = boot::run_to_end(&guest, Vmm::VmIommu, Some(binary), place)?;
+                Ok((report.passed(), verdict(&report)))
             })
         })
         .collect()
 }
 
-/// How one boot of a guest went.
-enum Attempt {
-    /// It did all it was to do; whether all checks passed, and what there is to say.
-    Finished(bool, String),
-    /// It stopped on the way, or the place it ran in did.
-    NotFinished(String),
-}
-
-impl Attempt {
-    /// What the row says, after earlier attempts that were `not_finished`.
-    fn verdict(self, not_finished: &[String]) -> (bool, String) {
-        let (passed, mut found) = match self {
-            Self::Finished(passed, found) => (passed, found),
-            Self::NotFinished(why) => (false, why),
-        };
-        for why in not_finished {
-            found += &format!("; an earlier attempt did not finish: {why}");
-        }
-        (passed, found)
-    }
-}
-
-fn attempt(guest: &Guest, binary: &Path, place: Place, emulator: Version) -> Attempt {
-    let guests = std::slice::from_ref(guest);
-    let binary = Some(binary);
-    let reports = boot::run_guests(guests, Vmm::VmIommu, binary, place, emulator, |_| {});
-    let report = match reports.map(|mut reports| reports.pop()) {
-        Ok(Some(report)) => report,
-        Ok(None) => return Attempt::NotFinished("nothing was booted".to_owned()),
-        Err(error) => return Attempt::NotFinished(format!("{error:#}")),
-    };
+/// What a guest's row says.
+fn verdict(report: &GuestReport) -> String {
     let failed: Vec<String> = report
         .checks
         .iter()
         .filter(|check| !check.passed)
         .map(|check| format!("{}: {}", check.name, check.found))
         .collect();
-    if !report.finished {
-        // What was not reached fails, too; the first check says how it ended.
-        return Attempt::NotFinished(failed.into_iter().next().unwrap_or_default());
+    let mut found = if failed.is_empty() {
+        format!("{} checks", report.checks.len())
+    } else {
+        failed.join("; ")
+    };
+    for why in &report.not_finished {
+        found += &format!("; an earlier attempt did not finish: {why}");
     }
-    match failed.is_empty() {
-        true => Attempt::Finished(true, format!("{} checks", report.checks.len())),
-        false => Attempt::Finished(false, failed.join("; ")),
-    }
+    found
 }
