@@ -78,8 +78,13 @@ pub fn kill_children_on_signals() {
 pub struct Bounded {
     child: Child,
     deadline: Instant,
+    /// Whether it was past its bound and asked to end.
+    terminated: bool,
     reaped: bool,
 }
+
+/// How long a child past its bound has to write down where it stood.
+const GRACE: Duration = Duration::from_secs(3);
 
 impl Bounded {
     /// Starts `command` in a new process group, to be killed after `limit` or with this process.
@@ -98,6 +103,7 @@ impl Bounded {
         let running = Bounded {
             child: command.spawn()?,
             deadline: Instant::now() + limit,
+            terminated: false,
             reaped: false,
         };
         let group = running.group();
@@ -114,16 +120,26 @@ impl Bounded {
         &mut self.child
     }
 
-    /// Looks once: how the child ended, or `None` while it may go on. Kills it past its bound.
+    /// Looks once: how the child ended, or `None` while it may go on. Past its bound it is asked to
+    /// end, and a few seconds later killed.
     pub fn poll(&mut self) -> io::Result<Option<Ending>> {
-        if let Some(status) = self.child.try_wait()? {
-            self.forget();
-            return Ok(Some(status.into()));
-        }
-        if Instant::now() < self.deadline {
+        if !self.terminated {
+            if let Some(status) = self.child.try_wait()? {
+                self.forget();
+                return Ok(Some(status.into()));
+            }
+            if Instant::now() >= self.deadline {
+                self.terminated = true;
+                self.deadline = Instant::now() + GRACE;
+                self.signal_group(libc::SIGTERM);
+            }
             return Ok(None);
         }
-        self.kill_group();
+        if !self.has_ended()? && Instant::now() < self.deadline {
+            return Ok(None);
+        }
+        // What it started may not have ended with it.
+        self.signal_group(libc::SIGKILL);
         self.child.wait()?;
         self.forget();
         Ok(Some(Ending::TimedOut))
@@ -157,11 +173,25 @@ impl Bounded {
         });
     }
 
-    fn kill_group(&self) {
+    /// Whether the child ended, which is left to be reaped.
+    fn has_ended(&self) -> io::Result<bool> {
+        // SAFETY: all fields may be zero.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+        // SAFETY: `info` is written, and nothing else is touched.
+        match unsafe { libc::waitid(libc::P_PID, self.child.id(), &mut info, flags) } {
+            // SAFETY: waitid fills the fields that this reads, or leaves them zero.
+            0 => Ok(unsafe { info.si_pid() } != 0),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Signals all of the group. The leader is not reaped yet, so its id is ours.
+    fn signal_group(&self, signal: libc::c_int) {
         let group = self.group();
         if group > 0 {
-            // SAFETY: kill takes two integers. The leader is not reaped yet, so its id is ours.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
+            // SAFETY: kill takes two integers.
+            unsafe { libc::kill(-group, signal) };
         }
     }
 }
@@ -169,7 +199,7 @@ impl Bounded {
 impl Drop for Bounded {
     fn drop(&mut self) {
         if !self.reaped {
-            self.kill_group();
+            self.signal_group(libc::SIGKILL);
             let _ = self.child.wait();
             self.forget();
         }

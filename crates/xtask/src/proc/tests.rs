@@ -39,6 +39,28 @@ fn the_whole_group_dies_at_the_bound() {
 }
 
 #[test]
+fn a_child_past_its_bound_may_say_where_it_stood() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("said");
+    let script = format!(
+        "trap 'echo here > {}; exit 0' TERM; while :; do sleep 0.05; done",
+        file.display()
+    );
+    let mut child = Bounded::spawn(&mut shell(&script), Duration::from_millis(500)).unwrap();
+    assert_eq!(child.wait(|| {}).unwrap(), Ending::TimedOut);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "here\n");
+}
+
+#[test]
+fn one_that_does_not_care_is_killed() {
+    let script = "trap '' TERM; while :; do sleep 0.05; done";
+    let started = Instant::now();
+    let mut child = Bounded::spawn(&mut shell(script), Duration::from_millis(200)).unwrap();
+    assert_eq!(child.wait(|| {}).unwrap(), Ending::TimedOut);
+    assert!(started.elapsed() >= GRACE);
+}
+
+#[test]
 fn a_failed_tool_is_quoted() {
     let error = capture(
         &mut shell("echo oh no >&2; exit 3"),
