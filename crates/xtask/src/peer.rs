@@ -33,7 +33,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Which QEMU ours is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Peer {
-    /// The newest that Debian has, fetched once (90 packages, some 50 MB).
+    /// The newest that Debian has, fetched once (90 packages, some 40 MB).
     Newest,
     /// The one that is installed on this machine.
     Installed,
