@@ -11,10 +11,11 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread;
+use std::thread::spawn;
 use std::time::Instant;
 
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::thread::{self, CpuSet};
 use vm_iommufd::server::{Server, ServerConfig};
 use vm_iommufd::{System, SystemConfig};
 
@@ -41,6 +42,7 @@ fn main() {
         println!("not measured: name the preload library with --preload");
         return;
     };
+    stay_here();
     let [echo, ioctl] = measure(preload);
     if arguments.iter().any(|argument| argument == "--json") {
         println!("{{\"echo_ns\": {echo}, \"ioctl_ns\": {ioctl}}}");
@@ -49,14 +51,22 @@ fn main() {
     }
 }
 
+/// Keeps this process and the client on one processor: where the scheduler puts two that talk to
+/// each other costs more than what they say, and may differ between the echo and the server.
+fn stay_here() {
+    let mut one = CpuSet::new();
+    one.set(thread::sched_getcpu());
+    thread::sched_setaffinity(None, &one).expect("a processor of its own");
+}
+
 /// Runs the client against a server and an echo.
 fn measure(preload: &str) -> [u64; 2] {
     let system = System::new(SystemConfig::default());
     let server = Arc::new(Server::new(system, ServerConfig::default()).expect("a server"));
     let (name, value) = server.environment();
-    thread::spawn(move || {
+    spawn(move || {
         while let Ok(connection) = server.accept() {
-            thread::spawn(move || connection.serve());
+            spawn(move || connection.serve());
         }
     });
     let (ours, theirs) = net::socketpair(
@@ -66,7 +76,7 @@ fn measure(preload: &str) -> [u64; 2] {
         None,
     )
     .expect("a socket pair");
-    thread::spawn(move || echo(&ours));
+    spawn(move || echo(&ours));
     let mut client = Command::new(env::current_exe().expect("this program"))
         .arg("client")
         .env("LD_PRELOAD", preload)
