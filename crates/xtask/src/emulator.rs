@@ -59,25 +59,14 @@ fn newer() -> Result<PathBuf> {
 
 /// Downloads and unpacks the package next to `tree`, and moves it there when it is whole.
 fn obtain(tree: &Path) -> Result<()> {
-    let parent = tree.parent().context("the cache has no parent folder")?;
-    std::fs::create_dir_all(parent)
-        .with_context(|| format!("cannot create {}", parent.display()))?;
-    let work = tempfile::tempdir_in(parent)
-        .with_context(|| format!("cannot write to {}", parent.display()))?;
     let bar = spinner("updating the package index");
     let state = workspace::cache().join("apt").join("qemu");
     let index = apt::Index::update(&state, &apt::mirror()?, &[SUITE])?;
     bar.finish_and_clear();
-    let package = apt::download(&index.source(PACKAGE)?, work.path())?;
-    let unpacked = work.path().join("tree");
-    fetch::unpack(&package, &unpacked)?;
-    if let Err(error) = std::fs::rename(&unpacked, tree)
-        && !tree.is_dir()
-    {
-        // Unless somebody else was faster, which is as good.
-        return Err(error).with_context(|| format!("cannot write {}", tree.display()));
-    }
-    Ok(())
+    fetch::fill(tree, |work, unpacked| {
+        let package = apt::download(&index.source(PACKAGE)?, work)?;
+        fetch::unpack(&package, unpacked)
+    })
 }
 
 /// The major version that a QEMU says it has.

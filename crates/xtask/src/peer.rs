@@ -112,37 +112,27 @@ fn start_script(tree: &Path) -> String {
 
 /// Downloads and unpacks the packages next to `tree`, and moves them there when they are whole.
 fn obtain(tree: &Path) -> Result<()> {
-    let parent = tree.parent().context("the cache has no parent folder")?;
-    std::fs::create_dir_all(parent)
-        .with_context(|| format!("cannot create {}", parent.display()))?;
-    let work = tempfile::tempdir_in(parent)
-        .with_context(|| format!("cannot write to {}", parent.display()))?;
     let bar = spinner("updating the package index");
     let state = workspace::cache().join("apt").join("peer");
     let index = apt::Index::update(&state, &apt::mirror()?, SUITES)?;
     bar.finish_and_clear();
     let newest = SUITES.last().context("no suite is named")?;
     let packages = index.with_dependencies(PACKAGE, newest)?;
-    let unpacked = work.path().join("tree");
-    let bar = percent_bar("packages", packages.len() as u64);
-    for source in &packages {
-        bar.set_message(source.file.clone());
-        let package = bar.suspend(|| apt::download(source, work.path()))?;
-        fetch::unpack(&package, &unpacked)?;
-        std::fs::remove_file(package).ok();
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    if !unpacked.join(PROGRAM).is_file() || !unpacked.join(LOADER).is_file() {
-        bail!("the packages have no {PROGRAM} or no {LOADER}");
-    }
-    if let Err(error) = std::fs::rename(&unpacked, tree)
-        && !tree.is_dir()
-    {
-        // Unless somebody else was faster, which is as good.
-        return Err(error).with_context(|| format!("cannot write {}", tree.display()));
-    }
-    Ok(())
+    fetch::fill(tree, |work, unpacked| {
+        let bar = percent_bar("packages", packages.len() as u64);
+        for source in &packages {
+            bar.set_message(source.file.clone());
+            let package = bar.suspend(|| apt::download(source, work))?;
+            fetch::unpack(&package, unpacked)?;
+            std::fs::remove_file(package).ok();
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        if !unpacked.join(PROGRAM).is_file() || !unpacked.join(LOADER).is_file() {
+            bail!("the packages have no {PROGRAM} or no {LOADER}");
+        }
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -77,25 +77,35 @@ fn obtain(sources: &[Source], tree: &Path) -> Result<Kernel> {
     if sources.is_empty() {
         bail!("none is listed");
     }
+    fill(tree, |work, unpacked| {
+        for source in sources {
+            let file = apt::download(source, work)?;
+            unpack(&file, unpacked)?;
+        }
+        Kernel::from_tree(unpacked).map(drop)
+    })?;
+    let kernel = Kernel::from_tree(tree)?;
+    say(format!("Linux {} is in the cache", kernel.release));
+    Ok(kernel)
+}
+
+/// Makes the folder `tree`, which appears only when it is whole: `make` gets a folder to work in and
+/// the one to fill, both beside it.
+pub(crate) fn fill(tree: &Path, make: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<()> {
     let parent = tree.parent().context("the cache has no parent folder")?;
     std::fs::create_dir_all(parent)
         .with_context(|| format!("cannot create {}", parent.display()))?;
     let work = tempfile::tempdir_in(parent)
         .with_context(|| format!("cannot write to {}", parent.display()))?;
-    let unpacked = work.path().join("tree");
-    for source in sources {
-        let file = apt::download(source, work.path())?;
-        unpack(&file, &unpacked)?;
-    }
-    let kernel = Kernel::from_tree(&unpacked)?;
-    if let Err(error) = std::fs::rename(&unpacked, tree)
+    let filled = work.path().join("tree");
+    make(work.path(), &filled)?;
+    if let Err(error) = std::fs::rename(&filled, tree)
         && !tree.is_dir()
     {
         // Unless somebody else was faster, which is as good.
         return Err(error).with_context(|| format!("cannot write {}", tree.display()));
     }
-    say(format!("Linux {} is in the cache", kernel.release));
-    Kernel::from_tree(tree)
+    Ok(())
 }
 
 /// Unpacks a package's files into `tree`.
