@@ -78,19 +78,27 @@ pub(crate) fn agree(
 ) {
     match (walk, expected) {
         (Ok(walk), Ok(expected)) => {
-            assert_eq!(walk.output, PhysAddr(expected.output));
-            assert_eq!(u32::from(walk.page_shift), expected.page_shift);
-            let mut permissions = Access::empty();
-            permissions.set(Access::READ, expected.read);
-            permissions.set(Access::WRITE, expected.write);
-            permissions.set(Access::EXECUTE, expected.execute);
-            assert_eq!(walk.permissions, permissions);
-            assert_eq!(walk.attributes, attributes(expected));
+            granted_alike(walk, expected, attributes);
             assert_eq!(places(&walk.visited), oracle_places(expected));
         }
         (Err(fault), Err(refusal)) => refused_alike(fault, refusal),
         _ => panic!("walker: {walk:?}\noracle: {expected:?}"),
     }
+}
+
+pub(crate) fn granted_alike(
+    translation: &vm_iommu_pagetable::Translation,
+    expected: &Translation,
+    attributes: impl Fn(&Translation) -> Attributes,
+) {
+    assert_eq!(translation.output, PhysAddr(expected.output));
+    assert_eq!(u32::from(translation.page_shift), expected.page_shift);
+    let mut permissions = Access::empty();
+    permissions.set(Access::READ, expected.read);
+    permissions.set(Access::WRITE, expected.write);
+    permissions.set(Access::EXECUTE, expected.execute);
+    assert_eq!(translation.permissions, permissions);
+    assert_eq!(translation.attributes, attributes(expected));
 }
 
 pub(crate) fn refused_alike(fault: &WalkFault, refusal: &Refusal) {

@@ -1,11 +1,12 @@
 //! A first stage over a second.
 
 use vm_iommu_oracle::{Memory, NestedRefusal, Refusal, Stage, Translation};
-use vm_iommu_pagetable::{Attributes, Nested, NestedFault, Purpose, Walker, X86_64};
-use vm_iommu_spec::{Iova, PhysAddr};
+use vm_iommu_pagetable::testing::MockMemory;
+use vm_iommu_pagetable::{Attributes, Nested, NestedFault, NestedWalk, Purpose, Walker, X86_64};
+use vm_iommu_spec::{Access, Iova, PhysAddr};
 
 use super::case::{Case, OracleMemory, oracle_access};
-use super::compare::{agree, refused_alike};
+use super::compare::{agree, granted_alike, refused_alike};
 use super::{amd_v1, second_stage, x86_64};
 
 /// Walks x86-64 tables over a second stage, and asks the oracle.
@@ -52,10 +53,9 @@ fn compare<S: Walker>(
         second_root: PhysAddr(second_root),
         memory: &case.memory,
     };
-    for &(address, access) in &case.requests {
-        let mut model = OracleMemory::new(&case.memory);
-        let expected = vm_iommu_oracle::nested(
-            &mut model,
+    let ask = |model: &mut OracleMemory, address, access| {
+        vm_iommu_oracle::nested(
+            model,
             &oracle,
             &|memory: &mut dyn Memory, address, access| {
                 translate(memory, second_root, address, access)
@@ -63,7 +63,11 @@ fn compare<S: Walker>(
             root,
             address,
             oracle_access(access),
-        );
+        )
+    };
+    for &(address, access) in &case.requests {
+        let mut model = OracleMemory::new(&case.memory);
+        let expected = ask(&mut model, address, access);
 
         let before = OracleMemory::new(&case.memory);
         let probe = walker.probe(PhysAddr(root), Iova(address), access);
@@ -71,36 +75,12 @@ fn compare<S: Walker>(
 
         let translation = walker.translate(PhysAddr(root), Iova(address), access);
         assert_eq!(model, OracleMemory::new(&case.memory), "flags differ");
-        let walk = walker.walk(PhysAddr(root), Iova(address), access);
-        assert_eq!(
-            model,
-            OracleMemory::new(&case.memory),
-            "a second walk wrote"
-        );
-        match (&translation, &walk) {
-            (Ok(translation), Ok(walk)) => {
-                assert_eq!(translation.first, walk.first.translation);
-                assert_eq!(translation.second, walk.second.translation);
-                assert_eq!(translation.output, walk.output);
-                assert_eq!(translation.cacheable, walk.cacheable);
-            }
-            _ => assert_eq!(translation.err(), walk.err()),
-        }
-        match (&walk, &expected) {
-            (Ok(walk), Ok((inner, outer))) => {
-                agree(&Ok(walk.first), &Ok(inner.clone()), x86_64::attributes);
-                agree(&Ok(walk.second), &Ok(outer.clone()), &second_attributes);
-                assert_eq!(walk.output, walk.second.output);
-                assert_eq!(
-                    u32::from(walk.page_shift),
-                    inner.page_shift.min(outer.page_shift)
-                );
-                assert_eq!(
-                    walk.permissions,
-                    walk.first.permissions & walk.second.permissions
-                );
-                assert!(walk.permissions.contains(walk.cacheable));
-                assert_eq!(probe.map(|probe| probe.output), Ok(walk.output));
+        match (&translation, &expected) {
+            (Ok(translation), Ok((inner, outer))) => {
+                granted_alike(&translation.first, inner, x86_64::attributes);
+                granted_alike(&translation.second, outer, &second_attributes);
+                combined(translation);
+                assert_eq!(probe.map(|probe| probe.output), Ok(translation.output));
             }
             (Err(fault), Err(refusal)) => {
                 refused(fault, refusal);
@@ -115,9 +95,65 @@ fn compare<S: Walker>(
                     assert!(probe.is_err());
                 }
             }
-            _ => panic!("walker: {walk:?}\noracle: {expected:?}"),
+            _ => panic!("walker: {translation:?}\noracle: {expected:?}"),
+        }
+
+        // The oracle is asked again: where an entry serves both stages, a flag of the one is an
+        // attribute to the other.
+        let again = ask(&mut model, address, access);
+        let walk = walker.walk(PhysAddr(root), Iova(address), access);
+        assert_eq!(model, OracleMemory::new(&case.memory), "flags differ");
+        match (&walk, &again) {
+            (Ok(walk), Ok((inner, outer))) => {
+                agree(&Ok(walk.first), &Ok(inner.clone()), x86_64::attributes);
+                agree(&Ok(walk.second), &Ok(outer.clone()), &second_attributes);
+                combined(&walk.translation());
+            }
+            (Err(fault), Err(refusal)) => refused(fault, refusal),
+            _ => panic!("walker: {walk:?}\noracle: {again:?}"),
+        }
+        let start = first.root(PhysAddr(root));
+        let from = walker.walk_from(start, PhysAddr(root), Iova(address), access);
+        assert_eq!(from.is_ok(), walk.is_ok());
+        if let Ok(walk) = walk {
+            from_positions(&walker, PhysAddr(root), Iova(address), access, &walk);
         }
     }
+}
+
+/// Walks again from each table of the first stage on the way. Flags that walks set may be
+/// attributes to others; all else stays.
+fn from_positions<S: Walker>(
+    walker: &Nested<'_, X86_64, S, MockMemory>,
+    root: PhysAddr,
+    iova: Iova,
+    access: Access,
+    walk: &NestedWalk,
+) {
+    let start = walker.first.root(root);
+    let positions = walker.first.positions(start, iova, &walk.first.visited);
+    for position in positions.collect::<Vec<_>>() {
+        let again = walker.walk_from(position, root, iova, access).unwrap();
+        assert_eq!(again.output, walk.output);
+        assert_eq!(again.permissions, walk.permissions);
+        let again = walker.translate_from(position, root, iova, access).unwrap();
+        assert_eq!(again.output, walk.output);
+        assert_eq!(again.permissions, walk.permissions);
+    }
+}
+
+/// What both stages make together.
+fn combined(walk: &NestedWalk<vm_iommu_pagetable::Translation>) {
+    assert_eq!(walk.output, walk.second.output);
+    assert_eq!(
+        walk.page_shift,
+        walk.first.page_shift.min(walk.second.page_shift)
+    );
+    assert_eq!(
+        walk.permissions,
+        walk.first.permissions & walk.second.permissions
+    );
+    assert!(walk.permissions.contains(walk.cacheable));
 }
 
 fn refused(fault: &NestedFault, refusal: &NestedRefusal) {
