@@ -215,7 +215,6 @@ impl Control {
             || changed(|control| control.interrupt_table_mode().into())
             || changed(|control| control.smi_filter().into())
             || changed(|control| control.device_table_segments().into())
-            || changed(|control| control.interrupt_cache_disable().into())
         {
             self.pending.interrupts = true;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Weak;
 
-use vm_iommu_dma::unit::EntryCache;
+use vm_iommu_dma::unit::{EntryCache, EntryToken};
 use vm_iommu_dma::{InterruptRemapper, RouteSink};
 use vm_iommu_pagetable::TableMemory;
 use vm_iommu_spec::amd::registers::{Control as ControlRegister, offset};
@@ -156,7 +156,7 @@ impl AmdVi {
         message: MsiMessage,
     ) -> Result<Remapped, IrRefusal> {
         // Before the snapshot is read: a change after that voids the tokens.
-        let token = self.irtes.token();
+        let (token, source_token) = (self.irtes.token(), self.sources.token());
         let snapshot = self.snapshot();
         let unmapped = Ok(Remapped::Interrupt(Interrupt::from_compatibility(message)));
         if !snapshot.control.enable() {
@@ -164,7 +164,8 @@ impl AmdVi {
         }
         let device = requester.source_id();
         let mut steps = Vec::new();
-        let Some(source) = self.interrupt_source(&snapshot, device, &mut steps)? else {
+        let Some(source) = self.interrupt_source(source_token, &snapshot, device, &mut steps)?
+        else {
             return unmapped;
         };
         let passes = match delivery_mode(&source, message) {
@@ -176,15 +177,11 @@ impl AmdVi {
                         device,
                         index: index_of(message.data),
                     };
-                    if !snapshot.control.interrupt_cache_disable()
-                        && let Some(remapped) = self.irtes.find(key)
-                    {
+                    if let Some(remapped) = self.irtes.find(key) {
                         return Ok(remapped);
                     }
                     let remapped = self.entry(&snapshot.control, &source, key, &mut steps)?;
-                    if !snapshot.control.interrupt_cache_disable() {
-                        self.irtes.insert(token, key, remapped);
-                    }
+                    self.irtes.insert(token, key, remapped);
                     return Ok(remapped);
                 }
             },
@@ -212,13 +209,14 @@ impl AmdVi {
     }
 
     /// What the device table says about the interrupts of `device`; none if it says nothing.
+    /// `token` was taken before the snapshot: a change of the registers after that voids it.
     fn interrupt_source(
         &self,
+        token: EntryToken,
         snapshot: &Snapshot,
         device: u16,
         steps: &mut Vec<WalkStep>,
     ) -> Result<Option<InterruptSource>, IrRefusal> {
-        let token = self.sources.token();
         if let Some(source) = self.sources.find(device) {
             return Ok(source);
         }
@@ -324,11 +322,13 @@ impl AmdVi {
     /// `requester` (Lint0Pass and Lint1Pass). No message carries these: whoever models the wires
     /// asks.
     pub fn passes_local_interrupt(&self, requester: RequesterId, pin: LocalInterrupt) -> bool {
+        let token = self.sources.token();
         let snapshot = self.snapshot();
         if !snapshot.control.enable() {
             return true;
         }
-        match self.interrupt_source(&snapshot, requester.source_id(), &mut Vec::new()) {
+        let device = requester.source_id();
+        match self.interrupt_source(token, &snapshot, device, &mut Vec::new()) {
             Ok(None) => true,
             Ok(Some(source)) => match pin {
                 LocalInterrupt::Lint0 => source.lint0_pass,

@@ -148,8 +148,7 @@ fn control_bits(config: &AmdViConfig) -> u64 {
         .with_response_pass_posted_write(true)
         .with_coherent(true)
         .with_isochronous(true)
-        .with_command_buffer(true)
-        .with_interrupt_cache_disable(true);
+        .with_command_buffer(true);
     if config.ppr {
         bits = bits
             .with_ppr(true)

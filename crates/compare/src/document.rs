@@ -46,8 +46,8 @@ const TAIL: &str = "\
   legacy mode only. First-stage tables (`x-flts`) are in newer QEMUs.
 - More than one fault at a time: QEMU has one fault recording register; each request's record is
   taken before the next request.
-- AMD-Vi but for v1 tables, and of these the event log: there is no unit of ours to put beside
-  QEMU's, only the walker. Tables that lead back to themselves: QEMU 7.2 walks them without end.
+- AMD-Vi but for v1 tables, and of these the event log: our unit is not put beside QEMU's here yet,
+  only the walker. Tables that lead back to themselves: QEMU 7.2 walks them without end.
   In QEMU 11.1 `amd-iommu` translates DMA only with `dma-remap=on`, a property that 7.2 does not
   have.
 ";
