@@ -58,6 +58,17 @@ pub(crate) struct IrRefusal {
     pub(crate) steps: Vec<WalkStep>,
 }
 
+impl IrRefusal {
+    /// With what the device table entry says about faults of interrupts.
+    fn of(self, source: &InterruptSource) -> Self {
+        Self {
+            domain: source.domain,
+            suppressed: self.suppressed || source.ignore_unmapped,
+            ..self
+        }
+    }
+}
+
 impl From<Reason> for IrRefusal {
     fn from(reason: Reason) -> Self {
         Self {
@@ -168,6 +179,14 @@ impl AmdVi {
         else {
             return unmapped;
         };
+        let refused = |reason: Reason, suppressed, steps: Vec<WalkStep>| {
+            let refusal = IrRefusal {
+                suppressed,
+                steps,
+                ..reason.into()
+            };
+            Err(refusal.of(&source))
+        };
         let passes = match delivery_mode(&source, message) {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => match source.control {
                 InterruptControl::Abort => false,
@@ -180,18 +199,19 @@ impl AmdVi {
                     if let Some(remapped) = self.irtes.find(key) {
                         return Ok(remapped);
                     }
-                    let remapped = self.entry(&snapshot.control, &source, key, &mut steps)?;
+                    let remapped = self
+                        .entry(&snapshot.control, &source, key, &mut steps)
+                        .map_err(|refusal| refusal.of(&source))?;
                     self.irtes.insert(token, key, remapped);
                     return Ok(remapped);
                 }
             },
             DeliveryMode::Smi => {
-                self.filter(&snapshot, device)
-                    .map_err(|suppressed| IrRefusal {
-                        suppressed,
-                        steps: steps.clone(),
-                        ..Reason::SmiFiltered.into()
-                    })?
+                if !self.filter(&snapshot, device) {
+                    let suppressed = !snapshot.control.smi_filter_log();
+                    return refused(Reason::SmiFiltered, suppressed, steps);
+                }
+                true
             }
             DeliveryMode::Nmi => source.nmi_pass,
             DeliveryMode::Init => source.init_pass,
@@ -201,10 +221,7 @@ impl AmdVi {
         if passes {
             unmapped
         } else {
-            Err(IrRefusal {
-                steps,
-                ..Reason::InterruptBlocked.into()
-            })
+            refused(Reason::InterruptBlocked, false, steps)
         }
     }
 
@@ -292,30 +309,22 @@ impl AmdVi {
             )
         };
         outcome.map_err(|reason| IrRefusal {
-            suppressed: suppressed
-                || source.ignore_unmapped && reason == Reason::InterruptNotRemapped,
-            place: None,
+            suppressed,
             steps: std::mem::take(steps),
             ..reason.into()
         })
     }
 
-    /// Whether the SMI filters admit `device`; the error says whether the event is not to be
-    /// logged.
-    fn filter(&self, snapshot: &Snapshot, device: u16) -> Result<bool, bool> {
+    /// Whether the SMI filters admit `device`.
+    fn filter(&self, snapshot: &Snapshot, device: u16) -> bool {
         if !snapshot.control.smi_filter() {
-            return Ok(true);
+            return true;
         }
         let control = self.control();
-        let admitted = (0..u16::from(self.config.smi_filters)).any(|index| {
+        (0..u16::from(self.config.smi_filters)).any(|index| {
             let filter = control.file.get(offset::SMI_FILTER + index * 8);
             filter >> 16 & 1 != 0 && filter as u16 == device
-        });
-        if admitted {
-            Ok(true)
-        } else {
-            Err(!snapshot.control.smi_filter_log())
-        }
+        })
     }
 
     /// Whether the wired interrupt of a legacy interrupt controller passes, whose requester is

@@ -246,7 +246,7 @@ fn smis_pass_unless_filters_are_enabled_and_none_admits_the_device() {
 }
 
 #[test]
-fn illegal_entries_are_logged_unless_they_or_the_device_ask_not_to() {
+fn illegal_entries_are_logged_unless_they_ask_not_to() {
     let machine = remapping(AmdViConfig::default(), true);
     for (entry, expected, flags) in [
         (0, Reason::InterruptNotRemapped, 0x08),
@@ -267,10 +267,69 @@ fn illegal_entries_are_logged_unless_they_or_the_device_ask_not_to() {
             }
         }
     }
-    machine.change_device(|entry| entry.interrupt.set_ignore_unmapped(true));
+}
+
+#[test]
+fn ig_keeps_all_page_faults_of_interrupts_from_the_log_and_nothing_else() {
+    let machine = remapping(everything(), true);
+    machine.enable(|control| {
+        let control = control.with_smi_filter(true);
+        control.with_smi_filter_log(true)
+    });
     set128(&machine, 6, [0, 0]);
-    assert_eq!(refused(&machine, message(6)), Reason::InterruptNotRemapped);
-    assert_eq!(machine.events(), []);
+    set128(&machine, 7, [1 | 1 << 40, 0]);
+    set128(&machine, 8, [1 | 2 << 2, 0]);
+    let page_faults = [
+        (message(6), Reason::InterruptNotRemapped),
+        (message(7), Reason::InterruptEntryReserved),
+        (message(8), Reason::InterruptType),
+        (message(20), Reason::InterruptBeyondTable),
+        (direct(DeliveryMode::Init), Reason::InterruptBlocked),
+        (direct(DeliveryMode::Smi), Reason::SmiFiltered),
+    ];
+    for ignored in [false, true] {
+        let word = word().with_table_length(4).with_ignore_unmapped(ignored);
+        machine.change_device(|entry| entry.interrupt = word);
+        for (message, expected) in page_faults {
+            assert_eq!(refused(&machine, message), expected);
+            assert_eq!(machine.events().len(), usize::from(!ignored), "{expected}");
+        }
+        machine.change_device(|entry| entry.interrupt.set_control(3));
+        assert_eq!(refused(&machine, message(6)), Reason::DteInterruptControl);
+        machine.event();
+        machine.change_device(|entry| {
+            entry.interrupt = word.with_table_address(PhysAddr(RAM));
+        });
+        assert_eq!(refused(&machine, message(6)), Reason::InterruptTableAccess);
+        machine.event();
+    }
+}
+
+#[test]
+fn events_of_interrupts_name_the_domain_where_the_entry_has_one() {
+    let machine = remapping(AmdViConfig::default(), true);
+    let domain_of = |message, code| {
+        refused(&machine, message);
+        let event = machine.event();
+        assert_eq!(event.event_code(), Some(code));
+        event.domain_or_pasid()
+    };
+    let blocked = direct(DeliveryMode::Nmi);
+    assert_eq!(domain_of(message(6), EventCode::IoPageFault), DOMAIN);
+    assert_eq!(domain_of(blocked, EventCode::IoPageFault), DOMAIN);
+    machine.change_device(|entry| {
+        entry.interrupt = word().with_table_address(PhysAddr(RAM));
+    });
+    let unreadable = EventCode::PageTableHardwareError;
+    assert_eq!(domain_of(message(6), unreadable), DOMAIN);
+    machine.change_device(|entry| entry.interrupt = word().with_control(3));
+    let illegal = EventCode::IllegalDeviceTableEntry;
+    assert_eq!(domain_of(message(6), illegal), 0, "such an event has none");
+    machine.change_device(|entry| {
+        entry.dma.set_valid(false);
+        entry.interrupt = word();
+    });
+    assert_eq!(domain_of(message(6), EventCode::IoPageFault), 0);
 }
 
 #[test]

@@ -138,7 +138,9 @@ pub struct InterruptSource {
     pub table: PhysAddr,
     /// The number of its entries, 1 to 2048.
     pub entries: u32,
-    /// IG.
+    /// DomainID, if V is set.
+    pub domain: Option<DomainId>,
+    /// IG: page faults of interrupts are not logged.
     pub ignore_unmapped: bool,
     /// InitPass.
     pub init_pass: bool,
@@ -261,6 +263,11 @@ impl DeviceTableEntry {
             control,
             table: word.table_address(),
             entries: 1 << word.table_length(),
+            domain: if self.dma.valid() {
+                Some(DomainId(self.domain.domain()))
+            } else {
+                None
+            },
             ignore_unmapped: word.ignore_unmapped(),
             init_pass: word.init_pass(),
             ext_int_pass: word.ext_int_pass(),
