@@ -4,7 +4,7 @@ use vm_iommu_dma::unit::lock;
 use vm_iommu_pagetable::{NestedFault, Reason as Walked, TableMemory, WalkFault};
 use vm_iommu_spec::amd::registers::{HardwareEventStatus, offset};
 use vm_iommu_spec::amd::{
-    Device, Event, EventCode, EventEntry, FaultReason as Reason, HardwareError,
+    Device, DomainWord, Event, EventCode, EventEntry, FaultReason as Reason, HardwareError,
 };
 use vm_iommu_spec::{AddressType, DmaRequest, DomainId, Fault, FaultReason, Iova, PhysAddr};
 
@@ -76,7 +76,18 @@ impl Refusal {
         self
     }
 
-    /// With what the device table entry says about faults.
+    /// With what a device table entry, of which `word` says whose faults are logged, says about
+    /// them even if it proved illegal.
+    pub(crate) fn of_entry(self, word: DomainWord) -> Self {
+        Self {
+            domain: Some(DomainId(word.domain())),
+            suppress_all: word.suppress_all(),
+            suppress_repeated: word.suppress_repeated(),
+            ..self
+        }
+    }
+
+    /// With what a valid device table entry says about faults.
     pub(crate) fn of(self, device: &Device) -> Self {
         Self {
             domain: Some(device.domain),

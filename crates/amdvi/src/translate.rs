@@ -175,9 +175,9 @@ impl AmdVi {
             }
             Ok(None) => return Ok(Binding::Forward),
             Err(reason) => {
-                let mut refusal = Refusal::from(reason).with_steps(steps);
-                refusal.domain = Some(DomainId(entry.domain.domain()));
-                return Err(refusal);
+                return Err(Refusal::from(reason)
+                    .of_entry(entry.domain)
+                    .with_steps(steps));
             }
         };
         let stage = self

@@ -16,8 +16,8 @@ mod x86_64;
 
 pub use amd_v1::AmdV1;
 pub use amd_vi::{
-    AmdViCapabilities, AmdViDelivery, AmdViInterrupt, AmdViRefusal, AmdViRegisters,
-    amd_vi_interrupt, amd_vi_request,
+    AmdViAddress, AmdViCapabilities, AmdViDelivery, AmdViInterrupt, AmdViLogging, AmdViRefusal,
+    AmdViRegisters, amd_vi_interrupt, amd_vi_request,
 };
 pub use nested::{NestedRefusal, Stage, nested};
 pub use page_walk::{Access, Entry, Memory, Refusal, Translation, Why};

@@ -17,6 +17,11 @@ const EXCLUSION_BASE: u64 = 0x20;
 const EXCLUSION_LIMIT: u64 = 0x28;
 const SMI_FILTERS: u64 = 0x60;
 const SEGMENTS: u64 = 0x100;
+const EVENT_LOG: u64 = 0x10;
+const EVENT_HEAD: u64 = 0x2010;
+const EVENT_TAIL: u64 = 0x2018;
+const STATUS: u64 = 0x2020;
+const EVENT_LOG_RUN: u64 = 1 << 3;
 
 /// What the unit can do, for the model.
 pub(super) struct Model {
@@ -90,7 +95,19 @@ impl Model {
                 ours.map_err(|fault| fault.reason),
                 Err(FaultReason::NotMemory)
             ),
-            Err(refusal) => assert_eq!(refusal_of(ours), Some(refusal), "{address}"),
+            Err(refusal) => {
+                assert_eq!(flags_of(ours), Some(flags(&refusal)), "{address}");
+                let (source, pasid) = (requester.source_id(), pasid.map(Pasid::raw));
+                let event = refusal.event_of_request(source, pasid, address.0, write);
+                let log = EventLog::of(unit);
+                let again = if write {
+                    handle.write(address, &[0])
+                } else {
+                    handle.read(address, &mut [0])
+                };
+                assert!(again.is_err());
+                log.expect(unit, ram, event, refusal.logging);
+            }
         }
     }
 
@@ -116,7 +133,13 @@ impl Model {
         );
         let ours = unit.resolve(requester, message);
         match model {
-            Err(refusal) => assert_eq!(refusal_of(ours), Some(refusal), "{message:x?}"),
+            Err(refusal) => {
+                assert_eq!(flags_of(ours), Some(flags(&refusal)), "{message:x?}");
+                let event = refusal.event_of_interrupt(requester.source_id(), message.address);
+                let log = EventLog::of(unit);
+                assert!(unit.remap(requester, message).is_err());
+                log.expect(unit, ram, event, refusal.logging);
+            }
             Ok(oracle::AmdViDelivery::Guest) => assert_eq!(
                 ours.map_err(|fault| fault.reason),
                 Err(FaultReason::DeliveredToGuest)
@@ -135,16 +158,69 @@ impl Model {
     }
 }
 
-/// The event that a unit logs; `None` if there is none.
-fn refusal_of<T>(answer: Result<T, Fault>) -> Option<oracle::AmdViRefusal> {
+/// Code, RZ, PR and PE of the event.
+type Flags = (u8, bool, bool, bool);
+
+fn flags(refusal: &oracle::AmdViRefusal) -> Flags {
+    (
+        refusal.code,
+        refusal.reserved_bit,
+        refusal.present,
+        refusal.permission,
+    )
+}
+
+/// The same of a unit's answer; `None` if it logs nothing.
+fn flags_of<T>(answer: Result<T, Fault>) -> Option<Flags> {
     match answer.map_err(|fault| fault.reason) {
-        Err(FaultReason::Amd(reason)) => Some(oracle::AmdViRefusal {
-            code: reason.code() as u8,
-            reserved_bit: reason.is_reserved_bit(),
-            present: reason.is_present(),
-            permission: reason.is_permission(),
-        }),
+        Err(FaultReason::Amd(reason)) => Some((
+            reason.code() as u8,
+            reason.is_reserved_bit(),
+            reason.is_present(),
+            reason.is_permission(),
+        )),
         _ => None,
+    }
+}
+
+/// The event log before something that may be logged.
+struct EventLog {
+    tail: u64,
+    /// Where the next event goes, if the log runs and has room.
+    next: Option<u64>,
+}
+
+impl EventLog {
+    fn of(unit: &AmdVi) -> Self {
+        let (base, head, tail) = (
+            read(unit, EVENT_LOG),
+            read(unit, EVENT_HEAD),
+            read(unit, EVENT_TAIL),
+        );
+        let bytes = match base >> 56 & 0xf {
+            length @ 8.. => 16 << length,
+            _ => 0,
+        };
+        let runs = read(unit, STATUS) & EVENT_LOG_RUN != 0;
+        let room = tail < bytes && (tail + 16) % bytes != head;
+        let place = (base & 0xf_ffff_ffff_f000) + tail;
+        Self {
+            tail,
+            next: (runs && room && place + 16 <= RAM).then_some(place),
+        }
+    }
+
+    /// Checks that `event` was logged meanwhile, and nothing else.
+    fn expect(&self, unit: &AmdVi, ram: &GuestRam, event: [u64; 2], logging: oracle::AmdViLogging) {
+        let logged = read(unit, EVENT_TAIL) != self.tail;
+        match (self.next, logging) {
+            (None, _) | (_, oracle::AmdViLogging::None) => assert!(!logged, "{event:x?}"),
+            (Some(_), oracle::AmdViLogging::First) if !logged => {}
+            (Some(next), _) => {
+                let found = [next, next + 8].map(|place| ram.load(PhysAddr(place)).ok());
+                assert_eq!((found, logged), (event.map(Some), true), "{event:x?}");
+            }
+        }
     }
 }
 

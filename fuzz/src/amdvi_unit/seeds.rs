@@ -135,7 +135,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn seeds_of(config: [u8; 3]) -> [Vec<u8>; 5] {
+fn seeds_of(config: [u8; 3]) -> [Vec<u8>; 6] {
     let host = entry(DmaWord::new().with_mode(4)).words();
     let host = DeviceTableEntry::from_words(host);
     let host = DeviceTableEntry {
@@ -263,11 +263,38 @@ fn seeds_of(config: [u8; 3]) -> [Vec<u8>; 5] {
         special.register(0x60, 0);
         special.commands(&invalidations);
     }
+    // Faults that are not to be logged: SE, SA, IG and SupIOPF, with a legal Mode and without.
+    let mut unlogged = Script::new(config);
+    host_tables(&mut unlogged);
+    unlogged.store(INTERRUPTS, 0);
+    unlogged.store(INTERRUPTS + 8, 2 | 2 << 32);
+    unlogged.start(0);
+    for rule in 0..8_u8 {
+        unlogged.device(DeviceTableEntry {
+            dma: host.dma.with_mode(if rule & 4 == 0 { 4 } else { 7 }),
+            domain: host
+                .domain
+                .with_suppress_repeated(rule & 1 != 0)
+                .with_suppress_all(rule & 2 != 0),
+            interrupt: word.with_ignore_unmapped(rule & 1 != 0),
+            ..host
+        });
+        unlogged.request(0x5000, true);
+        unlogged.request(0x5000, false);
+        unlogged.request_with_pasid(0x5000, 0);
+        for data in [0, 2, 0x500] {
+            unlogged.interrupt(data);
+        }
+        unlogged.commands(&invalidations);
+        unlogged.control(0);
+        unlogged.start(0);
+    }
     [
         with_host.0,
         with_guest.0,
         with_interrupts.0,
         nested.0,
         special.0,
+        unlogged.0,
     ]
 }

@@ -174,6 +174,10 @@ fn se_logs_the_first_fault_and_sa_none() {
     machine.change_device(|entry| entry.domain.set_suppress_all(true));
     let _ = machine.read_at(0x9000);
     assert_eq!(machine.events(), []);
+    // An illegal Mode is a page fault, too.
+    machine.change_device(|entry| entry.dma.set_mode(7));
+    assert_eq!(reason(machine.read_at(0x9000)), Reason::HostMode);
+    assert_eq!(machine.events(), []);
     assert!(
         machine
             .unit

@@ -80,7 +80,7 @@ fn guest_translation_needs_gt_en_and_gv() {
 }
 
 #[test]
-fn an_entry_with_gv_never_passes_untranslated() {
+fn a_request_with_pasid_never_passes_an_entry_with_gv_untranslated() {
     let machine = direct();
     machine.set_guest(1, 1, 4);
     machine.store(0x5000, 1);
@@ -90,6 +90,12 @@ fn an_entry_with_gv_never_passes_untranslated() {
     assert_eq!(reason(refused), Reason::PasidInvalid);
     let beyond = machine.read_with(Some(512), 0x5000);
     assert_eq!(reason(beyond), Reason::PasidBeyondTable);
+    // Nor while the unit does no guest translation; one without PASID is the host tables'
+    // affair, of which there are none.
+    machine.enable(|control| control.with_guest_translation(false));
+    let refused = machine.read_with(Some(1), 0x5000);
+    assert_eq!(reason(refused), Reason::PasidBeyondTable);
+    assert_eq!(machine.read_at(0x5000), Ok(1));
 }
 
 #[test]

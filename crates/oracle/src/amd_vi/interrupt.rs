@@ -1,8 +1,8 @@
 //! Interrupts.
 
 use super::{
-    AmdViCapabilities, AmdViRefusal, AmdViRegisters, ILLEGAL_ENTRY, PAGE_FAULT, PAGE_TABLE_ERROR,
-    device_table_entry,
+    AmdViAddress, AmdViCapabilities, AmdViLogging, AmdViRefusal, AmdViRegisters, ILLEGAL_ENTRY,
+    PAGE_FAULT, PAGE_TABLE_ERROR, device_table_entry,
 };
 use crate::page_walk::{Memory, bit, bits};
 
@@ -62,7 +62,29 @@ pub fn amd_vi_interrupt(
     if !bit(word, 0) {
         return Ok(unmapped);
     }
-    // 3. Reserved bits and encodings have to be clear.
+    // 3. V says that events name its DomainID. IG: page faults are not logged.
+    let domain = bit(entry[0], 0).then_some(entry[1] as u16);
+    let logging = if bit(word, 5) {
+        AmdViLogging::None
+    } else {
+        AmdViLogging::All
+    };
+    by_entry(capabilities, registers, memory, source, word, data)
+        .map(|delivery| delivery.unwrap_or(unmapped))
+        .map_err(|refusal| refusal.for_device(domain, logging))
+}
+
+/// What the device's entry, of which `word` concerns interrupts, makes of a message's data; none if
+/// it passes unmapped.
+fn by_entry(
+    capabilities: &AmdViCapabilities,
+    registers: &AmdViRegisters,
+    memory: &mut dyn Memory,
+    source: u16,
+    word: u64,
+    data: u64,
+) -> Result<Option<AmdViDelivery>, AmdViRefusal> {
+    // 1. Reserved bits and encodings have to be clear.
     let illegal = AmdViRefusal::of(ILLEGAL_ENTRY);
     if bits(word, 53, 52) != 0 || bit(word, 59) {
         return Err(illegal.reserved());
@@ -78,7 +100,7 @@ pub fn amd_vi_interrupt(
     if control == 3 || control == 2 && length > longest {
         return Err(illegal);
     }
-    // 4. What is neither fixed nor arbitrated passes as the entry says. Into a table of more than
+    // 2. What is neither fixed nor arbitrated passes as the entry says. Into a table of more than
     //    512 entries (NumIntRemapMode), bits 10:8 of the data belong to the index instead.
     let blocked = AmdViRefusal::of(PAGE_FAULT).permission();
     let long = control == 2 && length > 9;
@@ -92,7 +114,13 @@ pub fn amd_vi_interrupt(
             let in_force = bit(registers.control, 22);
             let admits = |filter: &u64| bit(*filter, 16) && bits(*filter, 15, 0) == source.into();
             if in_force && !filters.any(admits) {
-                return Err(AmdViRefusal::of(PAGE_FAULT));
+                // SmiFLogEn says whether that is logged.
+                let refusal = AmdViRefusal::of(PAGE_FAULT);
+                return Err(if bit(registers.control, 24) {
+                    refusal
+                } else {
+                    refusal.unlogged()
+                });
             }
             Some(true)
         }
@@ -102,19 +130,20 @@ pub fn amd_vi_interrupt(
         _ => Some(false),
     };
     match (passes, control) {
-        (Some(true), _) | (None, 1) => return Ok(unmapped),
+        (Some(true), _) | (None, 1) => return Ok(None),
         (Some(false), _) | (None, 0) => return Err(blocked),
         _ => {}
     }
-    // 5. Bits 10:0 of the data select an entry, which has 128 bits with GAEn, else 32.
+    // 3. Bits 10:0 of the data select an entry, which has 128 bits with GAEn, else 32.
     let fault = AmdViRefusal::of(PAGE_FAULT);
     let index = bits(data, 10, 0);
     if index >= 2_u64.pow(length) {
         return Err(fault);
     }
     let table = bits(word, 51, 6) * 64;
-    let unreadable = AmdViRefusal::of(PAGE_TABLE_ERROR);
     let wide = bit(registers.control, 17);
+    let place = table + index * if wide { 16 } else { 4 };
+    let unreadable = AmdViRefusal::of(PAGE_TABLE_ERROR).at(AmdViAddress::Entry(place));
     let (low, high) = if wide {
         let low = memory.read(table + index * 16).ok_or(unreadable)?;
         (low, memory.read(table + index * 16 + 8).ok_or(unreadable)?)
@@ -127,11 +156,13 @@ pub fn amd_vi_interrupt(
         };
         (low, 0)
     };
-    // 6. RemapEn clear: it is not remapped, and does not pass.
+    // 4. SupIOPF: page faults are not logged. RemapEn clear: it is not remapped, and does not
+    //    pass.
+    let fault = if bit(low, 1) { fault.unlogged() } else { fault };
     if !bit(low, 0) {
         return Err(fault);
     }
-    // 7. Reserved bits have to be clear, and the type fixed or arbitrated. Without XTEn
+    // 5. Reserved bits have to be clear, and the type fixed or arbitrated. Without XTEn
     //    destinations have 8 bits. GuestMode is reserved unless GAMEn is 1; then the interrupt is a
     //    guest's.
     let extended = bit(registers.control, 50);
@@ -142,7 +173,7 @@ pub fn amd_vi_interrupt(
         return if reserved {
             Err(fault.present().reserved())
         } else {
-            Ok(AmdViDelivery::Guest)
+            Ok(Some(AmdViDelivery::Guest))
         };
     }
     let reserved = if wide {
@@ -156,8 +187,8 @@ pub fn amd_vi_interrupt(
     if bits(low, 4, 2) > 1 {
         return Err(fault.present());
     }
-    // 8. The entry says what the processors receive.
-    Ok(AmdViDelivery::Processors(AmdViInterrupt {
+    // 6. The entry says what the processors receive.
+    Ok(Some(AmdViDelivery::Processors(AmdViInterrupt {
         destination: if wide {
             (bits(low, 31, 8) + bits(high, 63, 56) * 2_u64.pow(24)) as u32
         } else {
@@ -171,5 +202,5 @@ pub fn amd_vi_interrupt(
             bits(low, 23, 16)
         } as u8,
         level: bit(low, 5),
-    }))
+    })))
 }

@@ -20,6 +20,9 @@ const PAGE_TABLE_ERROR: u8 = 4;
 /// INVALID_DEVICE_REQUEST.
 const INVALID_REQUEST: u8 = 8;
 
+/// Type of hardware errors: nobody answers at the address.
+const MASTER_ABORT: u8 = 1;
+
 /// The capabilities that matter to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct AmdViCapabilities {
@@ -81,15 +84,50 @@ pub struct AmdViRefusal {
     pub present: bool,
     /// PE: permission is missing.
     pub permission: bool,
+    /// Type, of INVALID_DEVICE_REQUEST and hardware errors.
+    pub kind: u8,
+    /// DomainID, if the device's entry is valid.
+    pub domain: Option<u16>,
+    /// The address, if it is not the request's own.
+    pub address: Option<AmdViAddress>,
+    /// Whether it is logged.
+    pub logging: AmdViLogging,
+}
+
+/// An address that an event reports in place of the request's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AmdViAddress {
+    /// The guest physical address that host tables refused on the way through guest tables.
+    GuestPhysical(u64),
+    /// Where the entry is that is not in memory, while the request's own address was looked up.
+    Entry(u64),
+    /// The same while a guest physical address was looked up.
+    EntryForGuestPhysical(u64),
+}
+
+/// Which events of its kind are logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AmdViLogging {
+    /// All.
+    All,
+    /// The first since the device's entry was invalidated, for the device (SE).
+    First,
+    /// None (SA, IG, SupIOPF, SmiFLogEn).
+    None,
 }
 
 impl AmdViRefusal {
     const fn of(code: u8) -> Self {
+        let hardware = code == DEVICE_TABLE_ERROR || code == PAGE_TABLE_ERROR;
         Self {
             code,
             reserved_bit: false,
             present: false,
             permission: false,
+            kind: if hardware { MASTER_ABORT } else { 0 },
+            domain: None,
+            address: None,
+            logging: AmdViLogging::All,
         }
     }
 
@@ -112,6 +150,105 @@ impl AmdViRefusal {
             permission: true,
             ..self
         }
+    }
+
+    const fn unlogged(self) -> Self {
+        Self {
+            logging: AmdViLogging::None,
+            ..self
+        }
+    }
+
+    const fn kind(self, kind: u8) -> Self {
+        Self { kind, ..self }
+    }
+
+    const fn at(self, address: AmdViAddress) -> Self {
+        Self {
+            address: Some(address),
+            ..self
+        }
+    }
+
+    /// With what the device's entry says of events: the DomainID, and, for page faults only,
+    /// whether they are logged.
+    fn for_device(self, domain: Option<u16>, logging: AmdViLogging) -> Self {
+        let mut refusal = Self { domain, ..self };
+        if self.code == PAGE_FAULT && self.logging == AmdViLogging::All {
+            refusal.logging = logging;
+        }
+        refusal
+    }
+
+    /// The entry of the event log for a read or write by `source` (section 2.5), the lower half
+    /// first.
+    pub fn event_of_request(
+        &self,
+        source: u16,
+        pasid: Option<u32>,
+        address: u64,
+        write: bool,
+    ) -> [u64; 2] {
+        // 1. What is about a guest physical address is not about the PASID (GN clear), and no
+        //    error of the device table is.
+        let (pasid, address) = match self.address {
+            None => (pasid, address),
+            Some(AmdViAddress::Entry(entry)) => (pasid, entry),
+            Some(
+                AmdViAddress::GuestPhysical(other) | AmdViAddress::EntryForGuestPhysical(other),
+            ) => (None, other),
+        };
+        let pasid = pasid.filter(|_| self.code != DEVICE_TABLE_ERROR);
+        let mut low = self.common(source, pasid);
+        // 2. Bit 53, RW: a write. Not in INVALID_DEVICE_REQUEST.
+        if write && self.code != INVALID_REQUEST {
+            low += 2_u64.pow(53);
+        }
+        // 3. US, for a PASID; these requests have user privilege. Bit 50; 49 in
+        //    INVALID_DEVICE_REQUEST; hardware errors have none.
+        low += match (pasid, self.code) {
+            (None, _) | (_, PAGE_TABLE_ERROR) => 0,
+            (_, INVALID_REQUEST) => 2_u64.pow(49),
+            _ => 2_u64.pow(50),
+        };
+        [low, address]
+    }
+
+    /// The same for an interrupt request to `address`.
+    pub fn event_of_interrupt(&self, source: u16, address: u64) -> [u64; 2] {
+        let address = match self.address {
+            Some(AmdViAddress::Entry(entry)) => entry,
+            _ => address,
+        };
+        // Bit 51, I: an interrupt request.
+        [self.common(source, None) + 2_u64.pow(51), address]
+    }
+
+    /// The fields that all requests' events have.
+    fn common(&self, source: u16, pasid: Option<u32>) -> u64 {
+        // 1. Bits 15:0, the device.
+        let mut low = u64::from(source);
+        // 2. Bits 19:16 and 47:32, the PASID, with GN in bit 48; or bits 47:32, the domain, in
+        //    page faults and errors of page tables.
+        low += match (pasid, self.domain) {
+            (Some(pasid), _) => {
+                let (high, low) = (u64::from(pasid) / 65536, u64::from(pasid) % 65536);
+                2_u64.pow(48) + low * 2_u64.pow(32) + high * 2_u64.pow(16)
+            }
+            (None, Some(domain)) if self.code == PAGE_FAULT || self.code == PAGE_TABLE_ERROR => {
+                u64::from(domain) * 2_u64.pow(32)
+            }
+            _ => 0,
+        };
+        // 3. PR, PE and RZ in bits 52, 54 and 55, the type in 59:57, the code in 63:60.
+        for (flag, position) in [
+            (self.present, 52),
+            (self.permission, 54),
+            (self.reserved_bit, 55),
+        ] {
+            low += u64::from(flag) * 2_u64.pow(position);
+        }
+        low + u64::from(self.kind) * 2_u64.pow(57) + u64::from(self.code) * 2_u64.pow(60)
     }
 }
 
@@ -141,7 +278,7 @@ fn device_table_entry(
     let mut word = |number: u64| {
         memory
             .read(place + number * 8)
-            .ok_or(AmdViRefusal::of(DEVICE_TABLE_ERROR))
+            .ok_or(AmdViRefusal::of(DEVICE_TABLE_ERROR).at(AmdViAddress::Entry(place)))
     };
     Ok([word(0)?, word(1)?, word(2)?, word(3)?])
 }

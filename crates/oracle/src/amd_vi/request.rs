@@ -3,11 +3,11 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    AmdViCapabilities, AmdViRefusal, AmdViRegisters, ILLEGAL_ENTRY, INVALID_REQUEST, PAGE_FAULT,
-    PAGE_TABLE_ERROR, device_table_entry,
+    AmdViAddress, AmdViCapabilities, AmdViLogging, AmdViRefusal, AmdViRegisters, ILLEGAL_ENTRY,
+    INVALID_REQUEST, PAGE_FAULT, PAGE_TABLE_ERROR, device_table_entry,
 };
 use crate::amd_v1::AmdV1;
-use crate::nested::nested;
+use crate::nested::{NestedRefusal, Stage, nested};
 use crate::page_walk::{Access, Memory, Refusal, Why, bit, bits};
 use crate::x86_64::X86_64;
 
@@ -39,14 +39,43 @@ pub fn amd_vi_request(
     }
     // 2. The device's entry of 256 bits is read; requests of devices without one are refused.
     let entry = device_table_entry(capabilities, registers, memory, source)?;
-    // 3. V clear: the request passes, unless it has a PASID.
+    // 3. V says that events name its DomainID, and whether page faults are logged: SA, SE.
+    let (domain, logging) = match (bit(entry[0], 0), bit(entry[1], 34), bit(entry[1], 33)) {
+        (false, ..) => (None, AmdViLogging::All),
+        (true, true, _) => (Some(entry[1] as u16), AmdViLogging::None),
+        (true, false, true) => (Some(entry[1] as u16), AmdViLogging::First),
+        (true, false, false) => (Some(entry[1] as u16), AmdViLogging::All),
+    };
+    by_entry(
+        capabilities,
+        registers,
+        memory,
+        &entry,
+        pasid,
+        address,
+        access,
+    )
+    .map_err(|refusal| refusal.for_device(domain, logging))
+}
+
+/// What the device's entry makes of a request.
+fn by_entry(
+    capabilities: &AmdViCapabilities,
+    registers: &AmdViRegisters,
+    memory: &mut dyn Memory,
+    entry: &[u64; 4],
+    pasid: Option<u32>,
+    address: u64,
+    access: Access,
+) -> Result<u64, AmdViRefusal> {
+    // 1. V clear: the request passes, unless it has a PASID.
     if !bit(entry[0], 0) {
         return match pasid {
             None => Ok(address),
             Some(_) => Err(AmdViRefusal::of(PAGE_FAULT)),
         };
     }
-    // 4. Reserved bits have to be clear.
+    // 2. Reserved bits have to be clear.
     let illegal = AmdViRefusal::of(ILLEGAL_ENTRY);
     let mut reserved = vec![(0, 2..=6), (0, 63..=63), (1, 42..=42), (3, 0..=53)];
     if !capabilities.host_accessed {
@@ -71,7 +100,7 @@ pub fn amd_vi_request(
             }
         }
     }
-    // 5. So do reserved encodings: IoCtl 3, HAD 2, and, if GV is set, more levels of guest CR3
+    // 3. So do reserved encodings: IoCtl 3, HAD 2, and, if GV is set, more levels of guest CR3
     //    tables or guest tables than there are.
     let guest_valid = bit(entry[0], 55);
     let cr3_levels = bits(entry[0], 57, 56) as u32 + 1;
@@ -84,13 +113,13 @@ pub fn amd_vi_request(
     {
         return Err(illegal);
     }
-    // 6. Mode: more levels of host tables than there are is a page fault.
+    // 4. Mode: more levels of host tables than there are is a page fault.
     let fault = AmdViRefusal::of(PAGE_FAULT);
     let mode = bits(entry[0], 11, 9) as u32;
     if mode > capabilities.host_levels {
         return Err(fault.present());
     }
-    // 7. Requests with PASID, and with GIoV those without, as of PASID 0, go through guest tables,
+    // 5. Requests with PASID, and with GIoV those without, as of PASID 0, go through guest tables,
     //    if the unit does guest translation (GTEn). Without any, a PASID is in vain.
     let guest = guest_valid && bit(registers.control, 16);
     let pasid = match pasid {
@@ -98,7 +127,7 @@ pub fn amd_vi_request(
         Some(pasid) => Some(pasid),
         None => (guest && bit(entry[0], 54)).then_some(0),
     };
-    // 8. Addresses that are not guest virtual may lie in a special range. What the exclusion range
+    // 6. Addresses that are not guest virtual may lie in a special range. What the exclusion range
     //    (ExEn; for all devices with Allow, else for those with EX) holds passes.
     if pasid.is_none() || !bit(entry[0], 1) {
         let base = registers.exclusion_base;
@@ -114,29 +143,29 @@ pub fn amd_vi_request(
         let invalid = AmdViRefusal::of(INVALID_REQUEST);
         if !capabilities.ht_range_ignore {
             if HT_INTERRUPTS.contains(&address) {
-                return Err(invalid);
+                return Err(invalid.kind(5));
             }
             if HT_SYSTEM_MANAGEMENT.contains(&address) {
                 match bits(entry[1], 41, 40) {
-                    0 | 2 => return Err(invalid),
+                    0 | 2 => return Err(invalid.kind(3)),
                     1 => return Ok(address),
                     _ => {}
                 }
             }
             if HT_PORT_IO.contains(&address) {
                 match bits(entry[1], 36, 35) {
-                    0 => return Err(invalid),
+                    0 => return Err(invalid.kind(2)),
                     1 => return Ok(address),
                     _ => {}
                 }
             }
         }
     }
-    // 9. TV clear: nothing is translated, and nothing passes.
+    // 7. TV clear: nothing is translated, and nothing passes.
     if !bit(entry[0], 1) {
         return Err(fault);
     }
-    // 10. IR and IW are the topmost permissions.
+    // 8. IR and IW are the topmost permissions.
     let denied = access.write && !bit(entry[0], 62) || access.read && !bit(entry[0], 61);
     let denied = denied.then_some(fault.present().permission());
     let host = (mode != 0).then_some((
@@ -160,7 +189,7 @@ pub fn amd_vi_request(
                 .map_err(refusal_of),
         };
     };
-    // 11. The guest CR3 table: levels of nine bits of the PASID each, the third of two. Its
+    // 9. The guest CR3 table: levels of nine bits of the PASID each, the third of two. Its
     //     entries hold guest physical addresses, and so does the device table entry if GCR3TRPMode
     //     says so.
     let width = match cr3_levels {
@@ -190,12 +219,12 @@ pub fn amd_vi_request(
             };
             place = tables
                 .translate(memory, *root, place, read)
-                .map_err(refusal_of)?
+                .map_err(|refusal| of_host_tables(refusal, place))?
                 .output;
         }
         let word = memory
             .read(place)
-            .ok_or(AmdViRefusal::of(PAGE_TABLE_ERROR))?;
+            .ok_or(AmdViRefusal::of(PAGE_TABLE_ERROR).at(AmdViAddress::Entry(place)))?;
         if !bit(word, 0) {
             return Err(fault);
         }
@@ -210,7 +239,7 @@ pub fn amd_vi_request(
     if let Some(denied) = denied {
         return Err(denied);
     }
-    // 12. The guest tables, whose addresses the host tables translate, if there are any. Guest
+    // 10. The guest tables, whose addresses the host tables translate, if there are any. Guest
     //     tables always have their flags set.
     let tables = X86_64 {
         levels: guest_levels,
@@ -240,15 +269,32 @@ pub fn amd_vi_request(
             access,
         )
         .map(|(_, translation)| translation.output)
-        .map_err(|refused| refusal_of(refused.refusal)),
+        .map_err(|NestedRefusal { stage, refusal }| match stage {
+            Stage::First => refusal_of(refusal),
+            Stage::SecondForEntry { address, .. }
+            | Stage::SecondForFlags { address, .. }
+            | Stage::SecondForPage { address } => of_host_tables(refusal, address),
+        }),
     }
+}
+
+/// The event for what host tables refuse of a guest physical address on the way through guest
+/// tables.
+fn of_host_tables(refusal: Refusal, address: u64) -> AmdViRefusal {
+    let event = refusal_of(refusal);
+    event.at(match event.address {
+        Some(_) => AmdViAddress::EntryForGuestPhysical(refusal.address),
+        None => AmdViAddress::GuestPhysical(address),
+    })
 }
 
 /// The event for a refusal of page tables.
 fn refusal_of(refusal: Refusal) -> AmdViRefusal {
     let fault = AmdViRefusal::of(PAGE_FAULT);
     match refusal.why {
-        Why::NoMemory => AmdViRefusal::of(PAGE_TABLE_ERROR),
+        Why::NoMemory => {
+            AmdViRefusal::of(PAGE_TABLE_ERROR).at(AmdViAddress::Entry(refusal.address))
+        }
         Why::ReservedBit(_) => fault.present().reserved(),
         Why::NextLevel(_) | Why::PageSize(_) | Why::SkippedBits => fault.present(),
         Why::NoRead | Why::NoWrite | Why::NoExecute | Why::NoUser | Why::NoSupervisor => {
