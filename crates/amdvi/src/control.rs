@@ -12,6 +12,9 @@ use vm_iommu_spec::{Interrupt, Iova, MSI_WINDOW, MsiMessage};
 use crate::AmdViConfig;
 use crate::registers::{MSI_ENABLE, declare, status_bits};
 
+/// Processors take no interrupt of a lower vector.
+const LOWEST_VECTOR: u8 = 16;
+
 /// What a miss needs to know of the registers; published as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
@@ -252,7 +255,7 @@ impl Control {
     }
 
     /// The interrupts that became due since this was last asked: one for each source whose status
-    /// and enable bits are both set and were not before.
+    /// and enable bits are both set and were not before, once registers say where to send it.
     pub(crate) fn signals(&mut self) -> Signals {
         let control = self.control();
         let mut due = Status::empty();
@@ -273,15 +276,19 @@ impl Control {
             due |= Status::GA_INTERRUPT | Status::GA_OVERFLOW;
         }
         due &= self.status() & status_bits(&self.config);
-        let fresh = due - self.sent;
-        self.sent = due;
+        self.sent &= due;
         const PPR: Status = Status::PPR_INTERRUPT
             .union(Status::PPR_OVERFLOW)
             .union(Status::PPR_OVERFLOW_EARLY);
         const GA: Status = Status::GA_INTERRUPT.union(Status::GA_OVERFLOW);
-        let signal = |sources: Status, xt| {
-            let raised = fresh.intersects(sources);
-            raised.then(|| self.message(&control, xt)).flatten()
+        // What cannot be sent yet stays due until a register says how.
+        let mut signal = |sources: Status, xt| {
+            let fresh = (due - self.sent) & sources;
+            let interrupt = (!fresh.is_empty())
+                .then(|| self.message(&control, xt))
+                .flatten()?;
+            self.sent |= fresh;
+            Some(interrupt)
         };
         [
             signal(Status::all() - PPR - GA, offset::XT_GENERAL_INTERRUPT),
@@ -293,7 +300,8 @@ impl Control {
     /// The unit's own interrupt: by its XT register, or by the MSI capability of its function.
     fn message(&self, control: &ControlRegister, xt: u16) -> Option<Interrupt> {
         if control.x2apic_interrupts() {
-            return Some(XtInterruptControl::from_bits(self.file.get(xt)).interrupt());
+            let interrupt = XtInterruptControl::from_bits(self.file.get(xt)).interrupt();
+            return (interrupt.vector >= LOWEST_VECTOR).then_some(interrupt);
         }
         if self.file.get(offset::MSI_CAPABILITY) & MSI_ENABLE == 0 {
             return None;

@@ -1,7 +1,7 @@
 //! The event log (section 2.5).
 
 use vm_iommu_spec::amd::EventCode;
-use vm_iommu_spec::amd::registers::{Status, offset};
+use vm_iommu_spec::amd::registers::{Status, XtInterruptControl, offset};
 
 use super::machine::*;
 use crate::AmdViConfig;
@@ -78,6 +78,27 @@ fn without_msi_en_or_an_interrupt_address_nothing_is_raised() {
     assert!(machine.read_at(0x1000).is_err());
     assert_eq!(machine.interrupts(), []);
     assert_eq!(machine.events().len(), 2);
+    // It is due still, and sent as soon as there is a way.
+    machine.write32(offset::MSI_ADDRESS_LOW, 0xfee0_0000);
+    assert_eq!(machine.interrupts().len(), 1);
+    machine.write32(offset::MSI_ADDRESS_LOW, 0xfee0_0000);
+    assert_eq!(machine.interrupts(), [], "and once only");
+}
+
+#[test]
+fn an_interrupt_waits_for_the_register_that_says_where_it_goes() {
+    let machine = faulting();
+    machine.enable(|control| {
+        let control = control.with_event_interrupt(true);
+        control.with_x2apic(true).with_x2apic_interrupts(true)
+    });
+    assert!(machine.read_at(0x1000).is_err());
+    assert_eq!(machine.interrupts(), [], "no vector");
+    let destination = XtInterruptControl::new().with_vector(0x30);
+    machine.write64(offset::XT_GENERAL_INTERRUPT, destination.into_bits());
+    let sent = machine.interrupts();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0].vector, 0x30);
 }
 
 #[test]
