@@ -179,8 +179,11 @@ impl AmdVi {
             return Advance::Done;
         }
         let Some((commands, place)) = self.next_command() else {
+            // Nobody asked to be told, but nothing stale is used for long either.
+            if std::mem::take(&mut runner.unrouted) {
+                self.routes.refresh();
+            }
             if runner.undrained {
-                // Nobody asked to be told, but nothing stale is used for long either.
                 self.epochs.renew();
             }
             return Advance::Empty;
@@ -298,15 +301,13 @@ impl AmdVi {
             }
             Command::Prefetch {
                 device,
-                count,
                 pasid,
-                address,
+                range,
                 invalidate: true,
             } => {
                 if let Some(domain) = self.domain_of(*device) {
-                    let bytes = (u64::from(*count) << 12).max(1) - 1;
-                    let last = Iova(address.0.saturating_add(bytes) | 0xfff);
-                    self.invalidate_pages(domain, *pasid, (*address, last), true);
+                    let range = (*range.start(), *range.end());
+                    self.invalidate_pages(domain, *pasid, range, true);
                     runner.undrained = true;
                 }
             }

@@ -212,6 +212,17 @@ fn prefetch_invalidates_where_it_says_so() {
     assert_eq!(machine.read_at(0x5000), Ok(1), "a hint");
     assert!(machine.invalidate(&[[prefetch.into_bits(), 0x5010]]));
     assert_eq!(machine.read_at(0x5000), Ok(0));
+    // With S, PFCount pages of the encoded size: here two of 16 KiB.
+    for page in 4..14 {
+        machine.map(page << 12, 0x50_0000, 12, READ_WRITE);
+        assert!(machine.read_at(page << 12).is_ok());
+        machine.map(page << 12, 0x60_0000, 12, READ_WRITE);
+    }
+    assert!(machine.invalidate(&[[prefetch.with_count(2).into_bits(), 0x5011]]));
+    let stale: Vec<u64> = (4..14)
+        .filter(|page| machine.read_at(page << 12) == Ok(1))
+        .collect();
+    assert_eq!(stale, [12, 13]);
 }
 
 pub(super) type Invalidation = (u16, Option<Pasid>, RangeInclusive<Iova>);

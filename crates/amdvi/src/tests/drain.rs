@@ -173,4 +173,9 @@ fn routes_are_resolved_again_before_a_wait_completes() {
     }
     machine.enable(|control| control.with_guest_apic(true));
     assert_eq!(routes.0.load(Ordering::SeqCst), expected + 1);
+    // Without a wait, once nothing is left to do; the wait that follows has nothing to add.
+    machine.submit(&[invalidate_interrupts(DEVICE); 3]);
+    assert_eq!(routes.0.load(Ordering::SeqCst), expected + 2);
+    assert!(machine.invalidate(&[]));
+    assert_eq!(routes.0.load(Ordering::SeqCst), expected + 2);
 }

@@ -90,12 +90,10 @@ pub enum Command {
     Prefetch {
         /// The device.
         device: u16,
-        /// PFCount: the number of pages.
-        count: u8,
         /// GN and PASID.
         pasid: Option<Pasid>,
-        /// The first page.
-        address: Iova,
+        /// PFCount pages of the size that S encodes: their first and last byte.
+        range: RangeInclusive<Iova>,
         /// Inval: what is cached is to be dropped before.
         invalidate: bool,
     },
@@ -197,9 +195,8 @@ impl Command {
                 );
                 Self::Prefetch {
                     device: raw.device(),
-                    count: raw.count(),
                     pasid: guest(pages, raw.pasid()),
-                    address: Iova(high & !0xfff),
+                    range: pages.ranges(raw.count()),
                     invalidate: pages.invalidate(),
                 }
             }

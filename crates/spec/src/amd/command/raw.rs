@@ -282,4 +282,14 @@ impl PageSelector {
         };
         Iova(address & !low_bits)..=Iova(address | low_bits)
     }
+
+    /// The same for `count` pages of that size side by side, at least one, that end with the
+    /// address space.
+    pub const fn ranges(self, count: u8) -> RangeInclusive<Iova> {
+        let range = self.range();
+        let (first, last) = (range.start().0, range.end().0);
+        let more = (count as u64).saturating_sub(1);
+        let size = (last - first).saturating_add(1);
+        Iova(first)..=Iova(last.saturating_add(size.saturating_mul(more)))
+    }
 }
