@@ -144,6 +144,9 @@ faults() {
 faults | while read -r line; do say "fault=$line"; done
 dmesg | grep -E 'WARNING:|BUG:|Oops|nobody cared|blocked for more|Call Trace' |
     while read -r line; do say "trouble=$line"; done
+# Warnings and errors of the unit's driver, such as of a wait that does not complete.
+dmesg -r | grep -E '^<[0-4]>' | grep -E 'DMAR|AMD-Vi' | sed 's/^<[0-9]*>//' |
+    while read -r line; do say "trouble=$line"; done
 
 # The edu device has no driver here, so it sits in a domain that maps nothing: a DMA from it
 # must be refused and reported.

@@ -49,6 +49,9 @@ pub fn judge(
     if machine.has_iommu() {
         checks.push(translation(machine, result));
         checks.push(remapping(machine, result));
+        if machine.has_x2apic() {
+            checks.push(x2apic(result));
+        }
         checks.push(isolation(result, groups));
         checks.push(disk_domain(machine, result));
     } else {
@@ -138,6 +141,13 @@ fn remapping(machine: &Machine, result: &JobResult) -> Check {
         let found = line.unwrap_or("as asked for");
         Check::new("interrupt remapping off", line.is_none(), found)
     }
+}
+
+/// Only AMD's driver says so in a line of its own; in Intel's it is part of the line above.
+fn x2apic(result: &JobResult) -> Check {
+    let line = dmesg_line(result, &[words::X2APIC]);
+    let found = line.unwrap_or("the guest's log has no line that says so");
+    Check::new("32-bit destinations", line.is_some(), found)
 }
 
 fn no_unit(result: &JobResult) -> Check {

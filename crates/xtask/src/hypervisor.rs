@@ -99,6 +99,12 @@ impl Machine {
         self.has_iommu() && !self.has_option("intremap=off")
     }
 
+    /// Whether the machine's AMD-Vi unit remaps interrupts to 32-bit destinations.
+    pub fn has_x2apic(&self) -> bool {
+        let without = ["xt=off", "ga=off", "ivhd=10", "intremap=off"];
+        self.unit() == "amdvi" && !without.iter().any(|option| self.has_option(option))
+    }
+
     /// Whether the guest is told to let devices past the unit's tables.
     pub fn passes_through(&self) -> bool {
         self.has_word("iommu=pt") || self.has_word("iommu.passthrough=1")

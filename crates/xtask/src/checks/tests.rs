@@ -209,6 +209,7 @@ fn amd_report() -> Vec<(&'static str, String)> {
             "[    0.2] AMD-Vi: Extended features (0x1, 0x0): GT",
         ),
         ("dmesg", "[    0.2] AMD-Vi: Interrupt remapping enabled"),
+        ("dmesg", "[    0.2] AMD-Vi: X2APIC enabled"),
         (
             "pci",
             "0000:00:00.2 0x1022 0x1419 0x080600 group=none type=none",
@@ -245,11 +246,19 @@ fn failures_with(
 fn amds_driver_has_words_of_its_own() {
     let lines = amd_report();
     assert_eq!(failures_with("amdvi", "", &lines), Vec::<&str>::new());
-    for part in ["Extended features", "Interrupt remapping", "IO_PAGE_FAULT"] {
+    for part in [
+        "Extended features",
+        "Interrupt remapping",
+        "X2APIC",
+        "IO_PAGE_FAULT",
+    ] {
         let mut lines = amd_report();
         lines.retain(|(_, value)| !value.contains(part));
         assert_eq!(failures_with("amdvi", "", &lines).len(), 1, "{part}");
     }
+    let mut without = amd_report();
+    without.retain(|(_, value)| !value.contains("X2APIC"));
+    assert!(failures_with("amdvi,xt=off", "", &without).is_empty());
     assert_eq!(
         failures_with("none", "", &lines),
         ["no unit", "interrupts arrive"]

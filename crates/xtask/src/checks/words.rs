@@ -34,6 +34,9 @@ const AMDVI: Words = Words {
     refused: &["IO_PAGE_FAULT", "address=0x123000"],
 };
 
+/// What AMD's driver says once its interrupts have 32-bit destinations.
+pub(super) const X2APIC: &str = "AMD-Vi: X2APIC enabled";
+
 /// The class of an AMD-Vi unit's own function, which is in no group.
 const UNIT_CLASS: &str = "0x0806";
 

@@ -17,14 +17,17 @@ use std::time::Duration;
 
 const DEMO_LIMIT: Duration = Duration::from_secs(90);
 const GUEST_LIMIT: Duration = Duration::from_secs(150);
-/// The kernels, processor counts and units that are booted.
-pub const GUESTS: &[(&str, u32, &str)] = &[
-    ("6.1", 1, "vtd"),
-    ("6.1", 4, "vtd"),
-    ("7", 1, "vtd"),
-    ("7", 4, "vtd"),
-    ("6.1", 2, "amdvi,units=2"),
-    ("7", 2, "amdvi"),
+/// The kernels, processor counts, units, and further words on the command line that are booted.
+pub const GUESTS: &[(&str, u32, &str, &str)] = &[
+    ("6.1", 1, "vtd", ""),
+    ("6.1", 4, "vtd", ""),
+    ("7", 1, "vtd", ""),
+    ("7", 4, "vtd", ""),
+    ("6.1", 2, "amdvi,units=2", ""),
+    ("6.12", 1, "amdvi", "iommu=pt"),
+    ("6.12", 2, "amdvi", "iommu.strict=1"),
+    ("7", 2, "amdvi", ""),
+    ("7", 4, "amdvi", "amd_iommu=pgtbl_v2"),
 ];
 /// The units that the demo is run with.
 pub const DEMOS: &[&str] = &["vtd", "amdvi"];
@@ -86,14 +89,15 @@ pub fn guests(binary: &Path, place: place::PlaceArgs) -> Vec<Row> {
     };
     GUESTS
         .iter()
-        .map(|(kernel, cpus, iommu)| {
-            super::timed(&format!("guest {kernel}, {cpus} CPUs, {iommu}"), || {
+        .map(|(kernel, cpus, iommu, cmdline)| {
+            let name = format!("guest {kernel}, {cpus} CPUs, {iommu} {cmdline}");
+            super::timed(name.trim_end(), || {
                 let guest = Guest {
                     kernel: kernel.parse::<Choice>().map_err(anyhow::Error::msg)?,
                     cpus: *cpus,
                     iommu: (*iommu).to_owned(),
                     memory: "1G".to_owned(),
-                    cmdline: String::new(),
+                    cmdline: (*cmdline).to_owned(),
                     limit: GUEST_LIMIT,
                 };
                 let report = boot::run_to_end(&guest, Vmm::VmIommu, Some(binary), place)?;
