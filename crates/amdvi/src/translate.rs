@@ -109,6 +109,22 @@ impl DmaRemapper for AmdVi {
     fn iotlb(&self) -> &Arc<Iotlb> {
         &self.iotlb
     }
+
+    /// INVALID_DEVICE_REQUEST of type 0, unless the address is guest virtual (GIoV) or the device
+    /// table entry says nothing about the device.
+    fn refuse_in_interrupt_range(&self, request: &DmaRequest) -> Fault {
+        let space = match self.bind(request) {
+            Ok(space) => space,
+            Err(fault) => return fault,
+        };
+        match space.context::<Binding>() {
+            Some(Binding::Device(bound)) if !bound.is_guest() => {
+                let refusal = Refusal::from(Reason::InterruptRange);
+                self.refuse(request, refusal.of(&bound.device))
+            }
+            _ => request.fault(FaultReason::InterruptRange),
+        }
+    }
 }
 
 /// The domain of a binding, and what tells it from others of that domain.

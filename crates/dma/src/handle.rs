@@ -285,7 +285,12 @@ impl DmaHandle {
             && request.address <= *MSI_WINDOW.end()
             && last >= *MSI_WINDOW.start()
         {
-            return Err(request.fault(FaultReason::InterruptRange));
+            let mut request = *request;
+            request.address = request.address.max(*MSI_WINDOW.start());
+            return Err(match &self.port.upstream().remapper {
+                Some(remapper) => remapper.refuse_in_interrupt_range(&request),
+                None => request.fault(FaultReason::InterruptRange),
+            });
         }
         Ok(())
     }

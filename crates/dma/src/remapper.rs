@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use vm_iommu_pagetable::Attributes;
-use vm_iommu_spec::{Access, DmaRequest, Fault, Iova, Pasid, PhysAddr, RequesterId};
+use vm_iommu_spec::{Access, DmaRequest, Fault, FaultReason, Iova, Pasid, PhysAddr, RequesterId};
 
 use crate::{Acknowledgement, Iotlb, Space};
 
@@ -45,6 +45,13 @@ pub trait DmaRemapper: Send + Sync {
 
     /// The translation cache that the unit invalidates.
     fn iotlb(&self) -> &Arc<Iotlb>;
+
+    /// The fault of a request in the interrupt address range that is no interrupt, once recorded
+    /// where the unit's specification says so. It is refused whatever this answers, and may come
+    /// from outside of an epoch.
+    fn refuse_in_interrupt_range(&self, request: &DmaRequest) -> Fault {
+        request.fault(FaultReason::InterruptRange)
+    }
 }
 
 /// The translation cache that a device keeps for itself (Address Translation Services).

@@ -240,6 +240,7 @@ fn seeds_of(config: [u8; 3]) -> [Vec<u8>; 6] {
             0x3000,
             0x4ff8,
             0x5000,
+            0xfee0_1002,
             0xfd_f800_0000,
             0xfd_f910_0000,
             0xfd_fc00_0000,

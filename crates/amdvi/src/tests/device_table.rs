@@ -288,6 +288,25 @@ fn the_interrupt_range_is_no_memory() {
     let event = machine.event();
     assert_eq!(event.event_code(), Some(EventCode::InvalidDeviceRequest));
     assert_eq!(event.kind(), 0);
+    // As a device's own accesses meet it: reads, and writes that are no interrupt.
+    assert_eq!(reason(machine.read_at(0xfee0_1000)), Reason::InterruptRange);
+    let event = machine.event();
+    assert_eq!((event.code(), event.kind()), (8, 0));
+    assert_eq!(event.address(), 0xfee0_1000);
+    let across = machine.write_at(0xfedf_fffc, 0);
+    assert_eq!(reason(across), Reason::InterruptRange);
+    assert_eq!(machine.event().address(), 0xfee0_0000);
+    let probe = machine
+        .port
+        .handle()
+        .check(Iova(0xfee0_0000), 1, Access::READ);
+    assert_eq!(reason(probe), Reason::InterruptRange);
+    assert_eq!(machine.events(), []);
+    // Nobody to say so where the device table has nothing to say.
+    machine.change_device(|entry| entry.dma.set_valid(false));
+    let unknown = machine.read_at(0xfee0_1000).unwrap_err();
+    assert_eq!(unknown.reason, FaultReason::InterruptRange);
+    assert_eq!(machine.events(), []);
 }
 
 #[test]

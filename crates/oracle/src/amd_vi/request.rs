@@ -11,6 +11,8 @@ use crate::nested::{NestedRefusal, Stage, nested};
 use crate::page_walk::{Access, Memory, Refusal, Why, bit, bits};
 use crate::x86_64::X86_64;
 
+/// Addresses to which only interrupts go.
+const INTERRUPTS: RangeInclusive<u64> = 0xfee0_0000..=0xfeef_ffff;
 /// Addresses that HyperTransport has for interrupts.
 const HT_INTERRUPTS: RangeInclusive<u64> = 0xfd_f800_0000..=0xfd_f8ff_ffff;
 /// Addresses that HyperTransport has for system management.
@@ -18,8 +20,8 @@ const HT_SYSTEM_MANAGEMENT: RangeInclusive<u64> = 0xfd_f910_0000..=0xfd_f91f_fff
 /// Addresses that HyperTransport has for port I/O.
 const HT_PORT_IO: RangeInclusive<u64> = 0xfd_fc00_0000..=0xfd_fdff_ffff;
 
-/// What becomes of an untranslated request of `source` to `address`, outside the interrupt address
-/// range: the output address, or why it is refused. The guest CR3 table is looked at before IR
+/// What becomes of an untranslated request of `source` to `address`, which is no interrupt: the
+/// output address, or why it is refused. The guest CR3 table is looked at before IR
 /// and IW, since it is the same for all accesses.
 ///
 /// # Errors
@@ -127,9 +129,13 @@ fn by_entry(
         Some(pasid) => Some(pasid),
         None => (guest && bit(entry[0], 54)).then_some(0),
     };
-    // 6. Addresses that are not guest virtual may lie in a special range. What the exclusion range
-    //    (ExEn; for all devices with Allow, else for those with EX) holds passes.
+    // 6. Addresses that are not guest virtual may lie in a special range. Only interrupts go to
+    //    theirs. What the exclusion range (ExEn; for all devices with Allow, else for those with
+    //    EX) holds passes.
     if pasid.is_none() || !bit(entry[0], 1) {
+        if INTERRUPTS.contains(&address) {
+            return Err(AmdViRefusal::of(INVALID_REQUEST));
+        }
         let base = registers.exclusion_base;
         let first = bits(base, 51, 12) * 4096;
         let last = bits(registers.exclusion_limit, 51, 12) * 4096 + 4095;
