@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::StopSwitch;
-use crate::config::MachineConfig;
+use crate::config::{IommuConfig, MachineConfig};
 use crate::interrupt::IoApic;
 use crate::io::Bus;
 use crate::kvm::{CpuModel, ExitHandler, KvmError, Vcpu, Vm};
@@ -18,6 +18,9 @@ pub(super) fn make(vm: &Arc<Vm>, config: &MachineConfig) -> Result<Vec<Vcpu>, Kv
         });
     }
     let model = CpuModel::new(vm.kvm(), config.cpus, &config.cpu_features)?;
+    if matches!(config.iommu, IommuConfig::AmdVi(_)) && !model.offers("cx16") {
+        log::warn!("the guest has no CMPXCHG16B (cx16), without which Linux drives no AMD-Vi unit");
+    }
     (0..config.cpus)
         .map(|index| Vcpu::new(vm, index, &model.for_cpu(index)?))
         .collect()
